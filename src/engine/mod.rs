@@ -12,6 +12,7 @@ pub mod monitor;
 pub mod network;
 pub mod pod;
 pub mod runtime;
+pub mod store;
 pub mod volume;
 
 use std::collections::BTreeMap;
