@@ -19,6 +19,8 @@ pub struct EngineConfig {
     /// Address pool from which bridge networks take their subnets, as CIDR. Default `10.88.0.0/16` for the
     /// default network (podman's); other networks take `/24`s from `10.89.0.0/16` on.
     pub default_subnet: String,
+    /// Address pool of Services' virtual addresses, as CIDR. Default `10.96.0.0/16`.
+    pub service_subnet: String,
     /// Parent cgroup of everything this instance starts. Default `selkie`.
     pub cgroup_parent: String,
 }
@@ -34,6 +36,20 @@ pub enum RuntimeName {
 }
 
 impl EngineConfig {
+    /// The defaults for an engine that keeps its things in `root` and `run_root`.
+    pub fn new(root: PathBuf, run_root: PathBuf) -> Self {
+        Self {
+            root,
+            run_root,
+            monitor: PathBuf::from("selkie-monitor"),
+            runtime: RuntimeName::Selkie,
+            network_prefix: "selkie".to_owned(),
+            default_subnet: "10.88.0.0/16".to_owned(),
+            service_subnet: "10.96.0.0/16".to_owned(),
+            cgroup_parent: "selkie".to_owned(),
+        }
+    }
+
     /// Directory of one container's durable files: overlay upper and work directories, log, artifacts.
     pub fn container_dir(&self, id: &super::id::ContainerId) -> PathBuf {
         self.root.join("containers").join(id.as_str())
