@@ -14,12 +14,14 @@ pub struct EngineConfig {
     pub monitor: PathBuf,
     /// The OCI runtime for containers that name none: `selkie` is our own launcher.
     pub runtime: RuntimeName,
-    /// The name of the default bridge network's interface, unique per instance on a host.
+    /// Bridges are named this and a number, the nftables table just this: at most 10 bytes, unique per
+    /// instance on a host. Default `selkie`.
     pub network_prefix: String,
     /// Address pool from which bridge networks take their subnets, as CIDR. Default `10.88.0.0/16` for the
     /// default network (podman's); other networks take `/24`s from `10.89.0.0/16` on.
     pub default_subnet: String,
-    /// Address pool of Services' virtual addresses, as CIDR. Default `10.96.0.0/16`.
+    /// Where Services get their virtual addresses, as CIDR; must overlap with nothing the host can reach and
+    /// differ between instances on a host. Default `10.96.0.0/16`.
     pub service_subnet: String,
     /// Parent cgroup of everything this instance starts. Default `selkie`.
     pub cgroup_parent: String,

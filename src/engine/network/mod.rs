@@ -3,13 +3,17 @@
 //! Netlink directly, one nftables table of our own, nothing spawned per container.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::config::EngineConfig;
 use crate::engine::container::spec::{NetworkAttachment, PortMapping, Protocol};
-use crate::engine::id::{NetworkId, NetworkName};
+use crate::engine::error::Result;
+use crate::engine::id::{NameOrId, NetworkId, NetworkName};
+use crate::engine::store::{Lease, Store};
 
 /// A network as the engine knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +77,9 @@ pub struct InterfaceStatus {
     pub network_id: NetworkId,
     /// Inside the namespace: `eth0`.
     pub interface: String,
+    /// The other end, a port of the network's bridge on the host.
+    #[serde(default)]
+    pub host_interface: String,
     pub mac: String,
     pub addresses: Vec<AssignedAddress>,
     pub aliases: Vec<String>,
@@ -121,4 +128,83 @@ pub struct NetworkCreate {
     pub dns_enabled: bool,
     pub labels: std::collections::BTreeMap<String, String>,
     pub options: std::collections::BTreeMap<String, String>,
+}
+
+/// Every network of this engine and what is connected to them. Cheap to clone.
+#[derive(Clone)]
+pub struct Networks;
+
+#[allow(unused_variables)]
+impl Networks {
+    /// Takes over what the store knew and makes sure that the default network `podman` exists. Touches nothing
+    /// on the host: [`Networks::restore`] must follow before anything else.
+    pub async fn open(
+        config: &EngineConfig,
+        store: Store,
+        networks: Vec<NetworkRecord>,
+        leases: Vec<Lease>,
+    ) -> Result<Self> {
+        todo!("network")
+    }
+
+    pub async fn create(&self, network: NetworkCreate) -> Result<Arc<NetworkRecord>> {
+        todo!("network")
+    }
+
+    pub fn network(&self, network: &NameOrId) -> Result<Arc<NetworkRecord>> {
+        todo!("network")
+    }
+
+    /// By name.
+    pub fn networks(&self) -> Vec<Arc<NetworkRecord>> {
+        todo!("network")
+    }
+
+    /// Refused while something is connected; `force` cuts that off (the engine removes its containers first, as
+    /// podman does). The default network stays.
+    pub async fn remove(&self, network: &NameOrId, force: bool) -> Result<Arc<NetworkRecord>> {
+        todo!("network")
+    }
+
+    /// Connects a namespace: links, addresses, routes, published ports, names. Everything is checked before
+    /// anything is touched, and undone when a later step fails.
+    pub async fn setup(&self, request: &SandboxNetwork) -> Result<NetworkStatus> {
+        todo!("network")
+    }
+
+    /// Frees addresses, ports and names of `owner`; not an error when it has none. The links go with the
+    /// namespace, which the caller drops next.
+    pub async fn teardown(&self, owner: &str, netns: &Path) -> Result<()> {
+        todo!("network")
+    }
+
+    /// The second half of `open`: these connections are still standing. Leases of anything else are freed, and the
+    /// rules on the host are made to be exactly those of `standing`. After a boot `standing` is empty.
+    pub async fn restore(&self, standing: Vec<(SandboxNetwork, NetworkStatus)>) -> Result<()> {
+        todo!("network")
+    }
+
+    /// Makes exactly these services true in one transaction; unchanged means nothing is done.
+    pub async fn apply_services(&self, services: Vec<VirtualService>) -> Result<()> {
+        todo!("network")
+    }
+
+    /// The address of `service` (`namespace/name`): the same one until released. `wanted` is honoured if free.
+    pub async fn allocate_service_address(&self, service: &str, wanted: Option<IpAddr>) -> Result<IpAddr> {
+        todo!("network")
+    }
+
+    pub async fn release_service_address(&self, service: &str) -> Result<()> {
+        todo!("network")
+    }
+
+    /// Puts back what others removed from the host: bridges, bridge ports, the table. Cheap when nothing is wrong.
+    pub async fn repair(&self) -> Result<()> {
+        todo!("network")
+    }
+
+    /// Ends the resolvers. Traffic keeps flowing.
+    pub async fn close(&self) {
+        todo!("network")
+    }
 }
