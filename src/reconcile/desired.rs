@@ -152,8 +152,9 @@ pub struct ManifestWarning {
     pub message: String,
 }
 
-/// One pod that shall run.
-#[derive(Debug, Clone, PartialEq)]
+/// One pod that shall run. The reconciler keeps it, as it was applied, in the engine's notes: a pod whose
+/// manifest is broken today is still supervised by what was good yesterday.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DesiredPod {
     /// Of the pod itself: a Deployment's replicas are `web-0`, `web-1` ...
     pub name: ObjectName,
@@ -190,14 +191,14 @@ pub enum PodRestartPolicy {
     Never,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobLimits {
     /// Failures after which the Job has failed. Default 6.
     pub backoff_limit: u32,
 }
 
 /// A container of a pod, with what only the machine can fill in left open.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DesiredContainer {
     /// Name within the pod.
     pub name: String,
@@ -216,7 +217,7 @@ pub struct DesiredContainer {
     pub pre_stop: Option<HookAction>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LateValue {
     PodIp,
     HostIp,
@@ -224,17 +225,37 @@ pub enum LateValue {
     NodeName,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VolumeMount {
     pub volume: String,
     pub mount_path: String,
     pub read_only: bool,
     pub sub_path: Option<String>,
-    /// `rprivate`, `rslave` or `rshared`.
-    pub propagation: &'static str,
+    pub propagation: MountPropagation,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+/// Kubernetes `mountPropagation`: `None`, `HostToContainer`, `Bidirectional`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountPropagation {
+    #[default]
+    Private,
+    Slave,
+    Shared,
+}
+
+impl MountPropagation {
+    /// As a mount option.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "rprivate",
+            Self::Slave => "rslave",
+            Self::Shared => "rshared",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum DesiredVolume {
     EmptyDir {
         memory: bool,
@@ -256,17 +277,18 @@ pub enum DesiredVolume {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFile {
     /// Relative, without `..`.
     pub path: String,
+    #[serde(with = "base64_bytes")]
     pub content: Vec<u8>,
     /// Permission bits, `0o644`.
     pub mode: u32,
 }
 
 /// Kubernetes hostPath types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostPathKind {
     Unchecked,
     DirectoryOrCreate,
@@ -279,7 +301,7 @@ pub enum HostPathKind {
 }
 
 /// A check made from the daemon, in the pod's network namespace.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     pub action: ProbeAction,
     pub initial_delay_secs: u32,
@@ -292,7 +314,7 @@ pub struct Probe {
     pub termination_grace_period_secs: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ProbeAction {
     Exec { command: Vec<String> },
     Http(HttpAction),
@@ -300,7 +322,7 @@ pub enum ProbeAction {
     Grpc { port: u16, service: String },
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HttpAction {
     /// `None`: the pod's own address.
     pub host: Option<String>,
@@ -310,7 +332,7 @@ pub struct HttpAction {
     pub headers: Vec<(String, String)>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum HookAction {
     Exec { command: Vec<String> },
     Http(HttpAction),
@@ -318,7 +340,7 @@ pub enum HookAction {
 }
 
 /// A Kubernetes Service, endpoints not yet known.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DesiredService {
     pub name: ObjectName,
     pub location: Location,
@@ -328,14 +350,14 @@ pub struct DesiredService {
     pub publish_not_ready: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceAddress {
     /// A virtual address; `Some` if the manifest fixes it.
     Cluster(Option<std::net::IpAddr>),
     Headless,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DesiredServicePort {
     pub name: Option<String>,
     pub port: u16,
@@ -344,14 +366,14 @@ pub struct DesiredServicePort {
     pub node_port: Option<u16>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     Number(u16),
     /// A container port's name, looked up per pod in `DesiredPod::named_ports`.
     Name(String),
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DesiredVolumeClaim {
     pub volume: String,
     pub location: Location,
@@ -362,5 +384,21 @@ pub struct DesiredVolumeClaim {
 impl DesiredPod {
     pub fn all_containers(&self) -> impl Iterator<Item = &DesiredContainer> {
         self.init_containers.iter().chain(&self.containers)
+    }
+}
+
+/// Bytes as base64 text: a JSON array of numbers would be four times as long.
+mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        STANDARD.decode(text.as_ref()).map_err(serde::de::Error::custom)
     }
 }
