@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::engine::id::{ContainerId, ContainerName, ImageId, PodId, VolumeName};
 use crate::engine::network::NetworkStatus;
 
+pub mod attach;
+pub mod exec;
+pub mod logs;
 pub mod spec;
 pub mod state;
 

@@ -4,7 +4,13 @@
 //! packet of JSON, answered by one packet; descriptors travel with their packet. It outlives the
 //! daemon: everything a new daemon must know is in its files or asked again.
 //!
-//! Files beside the socket: `state` (JSON [`MonitorState`], replaced by rename whenever it changes).
+//! Files in the run directory:
+//! - `launch.json`: the [`LaunchRequest`]. It is also the monitor's standard input, opened and locked
+//!   (`flock`) by the daemon before the spawn: the lock is held for exactly as long as the monitor
+//!   lives, from its very first instruction on, even when the daemon dies in between.
+//! - `ctl`: the socket. Connecting succeeds only while the monitor lives.
+//! - `state`: JSON [`MonitorState`], replaced by rename whenever it changes.
+//! - `monitor.log`: the monitor's own complaints, usually empty.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +19,7 @@ use crate::engine::container::spec::LogConfig;
 use crate::engine::container::state::ExitStatus;
 use crate::engine::runtime::{CreateRequest, ExecProcess};
 
-/// Written to the monitor's standard input once, as JSON, when it is spawned.
+/// What a monitor reads from its standard input, as JSON, when it is spawned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaunchRequest {
     pub create: CreateRequest,
@@ -43,22 +49,19 @@ pub enum Request {
         rows: u16,
     },
     /// Three descriptors of the caller travel with it when `terminal` is false, none otherwise; the
-    /// console's other end comes back with the answer.
+    /// console's other end comes back with the answer. The monitor keeps none of them: whoever
+    /// started the session moves its data and sets its terminal's size.
     Exec {
         id: String,
         process: Box<ExecProcess>,
         terminal: bool,
         columns: u16,
         rows: u16,
+        lifetime: ExecLifetime,
     },
-    /// Blocks until the exec session has ended.
+    /// Answered when the exec session has ended. An exit code is kept until it was asked for.
     ExecWait {
         id: String,
-    },
-    ExecResize {
-        id: String,
-        columns: u16,
-        rows: u16,
     },
     ExecKill {
         id: String,
@@ -72,6 +75,16 @@ pub enum Request {
     },
     /// Reopen or rotate the log file.
     ReopenLog,
+}
+
+/// How long an exec session lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecLifetime {
+    /// Killed when the connection that started it closes: whatever happens to the caller, nothing stays behind.
+    Connection,
+    /// Until it ends by itself (`exec --detach`).
+    Own,
 }
 
 /// Monitor to daemon.
