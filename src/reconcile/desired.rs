@@ -1,7 +1,8 @@
 //! What the manifests say, in the engine's terms. Plain data: made by `manifest/`, read by `plan`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,8 @@ pub enum DesiredStack {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StackObjects {
+    /// Every object of a kind we handle, in order of kind and name: for the status.
+    pub objects: Vec<(ObjectRef, Location)>,
     pub pods: Vec<DesiredPod>,
     pub services: Vec<DesiredService>,
     /// PersistentVolumeClaims: engine volumes to exist before the pods.
@@ -172,6 +175,11 @@ pub struct DesiredPod {
     /// Job limits; `None` for pods that shall run for ever.
     pub job: Option<JobLimits>,
     pub active_deadline_secs: Option<u64>,
+    /// With `hostname`, the pod's own DNS name: `HOSTNAME.SUBDOMAIN.NAMESPACE.svc.cluster.local`, as
+    /// long as a headless Service is called like the subdomain.
+    pub subdomain: Option<String>,
+    /// From `imagePullSecrets`: the first whose `registry` fits is to be used when pulling.
+    pub registry_logins: Vec<RegistryLogin>,
     /// Names of container ports, for Services' `targetPort`.
     pub named_ports: BTreeMap<String, u16>,
     /// Kubernetes labels of the pod, for Service selectors.
@@ -202,12 +210,13 @@ pub struct JobLimits {
 pub struct DesiredContainer {
     /// Name within the pod.
     pub name: String,
-    /// Complete but for `name` (POD-CONTAINER), `pod`, `mounts` of volumes and `env` of `late_env`.
+    /// Complete but for `pod`, `mounts` of volumes, and texts (command, variables) that hold a value known
+    /// only when the pod has its sandbox: `DesiredContainer::resolved_spec` fills those in.
     pub spec: ContainerSpec,
     pub pull_policy: PullPolicy,
     pub mounts: Vec<VolumeMount>,
-    /// Variables whose value is known only when the pod has its sandbox (`status.podIP` ...).
-    pub late_env: Vec<(String, LateValue)>,
+    /// Variables whose value came from a Secret: never printed.
+    pub secret_env: BTreeSet<String>,
     /// A native sidecar: an init container with `restartPolicy: Always`.
     pub sidecar: bool,
     pub startup_probe: Option<Probe>,
@@ -217,12 +226,38 @@ pub struct DesiredContainer {
     pub pre_stop: Option<HookAction>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What is known of a pod only when it has its sandbox (`status.podIP` ...).
+#[derive(Debug, Clone)]
+pub struct LateFacts {
+    /// Empty on the host network.
+    pub pod_addresses: Vec<IpAddr>,
+    /// Stands in for the pod's address on the host network.
+    pub host_address: IpAddr,
+    pub pod_uid: String,
+}
+
+/// A text of the manifest that stands for one of the [`LateFacts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LateValue {
     PodIp,
+    PodIps,
     HostIp,
     PodUid,
-    NodeName,
+}
+
+/// Name and password for one registry, out of a `kubernetes.io/dockerconfigjson` Secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryLogin {
+    /// Host with port, perhaps with a path: `registry.example:5000/team`.
+    pub registry: String,
+    pub username: String,
+    pub password: String,
+}
+
+impl fmt::Debug for RegistryLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RegistryLogin({}, {}, ...)", self.registry, self.username)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -353,7 +388,7 @@ pub struct DesiredService {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceAddress {
     /// A virtual address; `Some` if the manifest fixes it.
-    Cluster(Option<std::net::IpAddr>),
+    Cluster(Option<IpAddr>),
     Headless,
 }
 
@@ -384,6 +419,75 @@ pub struct DesiredVolumeClaim {
 impl DesiredPod {
     pub fn all_containers(&self) -> impl Iterator<Item = &DesiredContainer> {
         self.init_containers.iter().chain(&self.containers)
+    }
+}
+
+impl LateValue {
+    const ALL: [Self; 4] = [Self::PodIp, Self::PodIps, Self::HostIp, Self::PodUid];
+
+    /// What stands for the value in a converted text. A NUL can be in no argument and no variable, so
+    /// nothing a user writes is taken for it.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::PodIp => "\0status.podIP\0",
+            Self::PodIps => "\0status.podIPs\0",
+            Self::HostIp => "\0status.hostIP\0",
+            Self::PodUid => "\0metadata.uid\0",
+        }
+    }
+
+    /// The Kubernetes field path.
+    pub fn field_path(self) -> &'static str {
+        self.placeholder().trim_matches('\0')
+    }
+
+    /// The value that `text` stands for as a whole.
+    pub fn of_placeholder(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|value| value.placeholder() == text)
+    }
+
+    /// Replaces every placeholder in `text`.
+    pub fn resolve(text: &str, facts: &LateFacts) -> String {
+        if !text.contains('\0') {
+            return text.to_owned();
+        }
+        Self::ALL
+            .into_iter()
+            .fold(text.to_owned(), |text, value| text.replace(value.placeholder(), &value.of(facts)))
+    }
+
+    fn of(self, facts: &LateFacts) -> String {
+        let first = facts.pod_addresses.first().unwrap_or(&facts.host_address);
+        match self {
+            Self::PodIp => first.to_string(),
+            Self::PodIps if facts.pod_addresses.is_empty() => first.to_string(),
+            Self::PodIps => facts.pod_addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            Self::HostIp => facts.host_address.to_string(),
+            Self::PodUid => facts.pod_uid.clone(),
+        }
+    }
+}
+
+impl DesiredContainer {
+    /// `spec` with everything in it that only the sandbox could tell.
+    pub fn resolved_spec(&self, facts: &LateFacts) -> ContainerSpec {
+        let mut spec = self.spec.clone();
+        let texts = spec.entrypoint.iter_mut().flatten().chain(spec.command.iter_mut().flatten());
+        for text in texts.chain(spec.env.values_mut()) {
+            if text.contains('\0') {
+                *text = LateValue::resolve(text, facts);
+            }
+        }
+        spec
+    }
+}
+
+impl DesiredPod {
+    /// The login for pulling `image` (a fully qualified reference), if its pull Secrets have one.
+    pub fn login_for(&self, image: &str) -> Option<&RegistryLogin> {
+        self.registry_logins.iter().find(|login| {
+            image.strip_prefix(&login.registry).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
     }
 }
 

@@ -3,3 +3,4 @@
 //! `source -> documents -> desired (pure); engine -> actual; plan(desired, actual) (pure) -> apply -> status`.
 
 pub mod desired;
+pub mod manifest;
