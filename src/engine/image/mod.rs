@@ -1,11 +1,16 @@
 //! Images: content store, layers unpacked once per chain id, names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::RemovedImage;
+use crate::engine::config::EngineConfig;
+use crate::engine::error::Result;
 use crate::engine::id::ImageId;
+use crate::engine::store::Store;
 
 /// An image as the engine knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,11 +90,78 @@ pub enum PullProgress {
 }
 
 /// Receives progress; called from any thread, must not block.
-pub type ProgressSink = std::sync::Arc<dyn Fn(PullProgress) + Send + Sync>;
+pub type ProgressSink = Arc<dyn Fn(PullProgress) + Send + Sync>;
 
 /// The directories that make up an image's file system.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageRootfs {
     /// Topmost layer first, as overlayfs wants them.
     pub lower: Vec<PathBuf>,
+}
+
+/// Images, their content and their layers on disk. Cheap to clone.
+#[derive(Clone)]
+pub struct ImageStore {}
+
+#[allow(unused_variables)]
+impl ImageStore {
+    /// Opens the content below `ROOT`, given the records that were durable. Clears what a crash left:
+    /// half-done ingests, and layers and blobs that no record names.
+    pub fn open(config: &EngineConfig, store: Store, images: Vec<ImageRecord>) -> Result<Self> {
+        todo!("images")
+    }
+
+    /// Pulls if the policy (default: missing) asks for it.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        options: PullOptions,
+        progress: Option<ProgressSink>,
+    ) -> Result<Arc<ImageRecord>> {
+        todo!("images")
+    }
+
+    /// Loads a docker-archive, an oci-archive (either may be compressed) or an OCI layout directory.
+    pub async fn load(&self, archive: &Path) -> Result<Vec<Arc<ImageRecord>>> {
+        todo!("images")
+    }
+
+    /// By id, unique id prefix, `sha256:` id, short or full name, `repository@digest`.
+    pub fn image(&self, name: &str) -> Result<Arc<ImageRecord>> {
+        todo!("images")
+    }
+
+    /// Newest first.
+    pub fn images(&self) -> Vec<Arc<ImageRecord>> {
+        todo!("images")
+    }
+
+    pub async fn tag(&self, image: &str, name: &str) -> Result<()> {
+        todo!("images")
+    }
+
+    /// Removes the name, and with its last name the image. `in_use` names the containers of an image.
+    pub async fn remove(
+        &self,
+        image: &str,
+        force: bool,
+        in_use: &(dyn Fn(&ImageId) -> Vec<String> + Send + Sync),
+    ) -> Result<RemovedImage> {
+        todo!("images")
+    }
+
+    /// The directories to stack, topmost first. Never empty: an image without layers has an empty one.
+    pub fn rootfs(&self, id: &ImageId) -> Result<ImageRootfs> {
+        todo!("images")
+    }
+
+    /// The configuration exactly as it was fetched: its SHA-256 is the image's id.
+    pub fn raw_config(&self, id: &ImageId) -> Result<Vec<u8>> {
+        todo!("images")
+    }
+
+    /// The manifest exactly as it was fetched.
+    pub fn raw_manifest(&self, id: &ImageId) -> Result<Vec<u8>> {
+        todo!("images")
+    }
 }
