@@ -6,6 +6,7 @@ pub mod config;
 pub mod container;
 pub mod error;
 pub mod event;
+pub mod host;
 pub mod id;
 pub mod image;
 pub mod monitor;
