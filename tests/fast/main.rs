@@ -1,0 +1,3 @@
+//! Fast tests: no privileges, no containers.
+
+mod tidy;

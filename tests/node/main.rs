@@ -1,0 +1,4 @@
+//! Node tests: real containers, as root, each on a node of its own.
+
+#[path = "../support/mod.rs"]
+mod support;
