@@ -1,0 +1,159 @@
+//! One connection: HTTP/1.1 requests, until one of them takes the connection over as a raw stream.
+//!
+//! hyper switches protocols only for requests that ask with an `Upgrade` header, and writes its own
+//! reason phrase. `podman --remote exec` sends no such header and still expects the raw stream after
+//! a 200. So a handler that wants the connection answers with a [`Hijack`] in the reply's extensions;
+//! the connection is then taken back from hyper before it has written anything, and everything from
+//! the status line on is ours.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::UnixStream;
+
+use super::activity::Activity;
+use super::rest::Context;
+use super::rest::router::Router;
+use super::rest::stream::Body;
+
+/// A raw connection: what hyper had read ahead comes first.
+pub struct RawStream {
+    ahead: Bytes,
+    stream: UnixStream,
+}
+
+type Session = Box<dyn FnOnce(RawStream) -> BoxFuture<'static, ()> + Send>;
+
+/// A reply that takes the connection over. Put into the extensions of an otherwise ignored reply.
+#[derive(Clone)]
+pub struct Hijack(Arc<Mutex<Option<Taken>>>);
+
+struct Taken {
+    head: String,
+    session: Session,
+}
+
+impl Hijack {
+    /// `head` is written first, from the status line to the empty line; then `session` runs, and
+    /// the connection is closed when it ends.
+    pub fn new<F, Fut>(head: String, session: F) -> Self
+    where
+        F: FnOnce(RawStream) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let session: Session = Box::new(move |stream| Box::pin(session(stream)));
+        Self(Arc::new(Mutex::new(Some(Taken { head, session }))))
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context>, activity: Activity) {
+    let taken: Arc<Mutex<Option<Hijack>>> = Arc::default();
+    let closing = context.closing.clone();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (router, context, taken) = (router.clone(), context.clone(), taken.clone());
+        let busy = activity.begin();
+        // hyper gives a connection back only from behind a future that may be moved.
+        Box::pin(async move {
+            let mut reply = router.answer(context, request).await;
+            match reply.extensions_mut().remove::<Hijack>() {
+                Some(hijack) => {
+                    *taken.lock().unwrap() = Some(hijack);
+                    Err(TakeOver)
+                }
+                None => Ok(reply.map(|body| Body::holding(body, busy))),
+            }
+        })
+    });
+    let mut http = http1::Builder::new()
+        .half_close(true)
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service);
+
+    let mut closed = pin!(closing.cancelled());
+    let mut told = false;
+    let end = poll_fn(|task| {
+        if !told && closed.as_mut().poll(task).is_ready() {
+            told = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        http.poll_without_shutdown(task)
+    })
+    .await;
+
+    let hijack = taken.lock().unwrap().take();
+    if let Some(taken) = hijack.and_then(|hijack| hijack.0.lock().unwrap().take()) {
+        let parts = http.into_parts();
+        let _busy = activity.begin();
+        let mut stream = RawStream { ahead: parts.read_buf, stream: parts.io.into_inner() };
+        if stream.write_all(taken.head.as_bytes()).await.is_ok() {
+            (taken.session)(stream).await;
+        }
+        return;
+    }
+    match end {
+        Ok(()) => {
+            let mut stream = http.into_parts().io.into_inner();
+            let _ = stream.shutdown().await;
+        }
+        // A client that went away in the middle is its own business.
+        Err(error) => tracing::debug!(%error, "connection ended"),
+    }
+}
+
+/// Tells hyper to stop where it is.
+#[derive(Debug)]
+struct TakeOver;
+
+impl fmt::Display for TakeOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection becomes a raw stream")
+    }
+}
+
+impl std::error::Error for TakeOver {}
+
+impl AsyncRead for RawStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.has_remaining() {
+            let count = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(task, buffer)
+    }
+}
+
+impl AsyncWrite for RawStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(task, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}

@@ -1,0 +1,1 @@
+//! docker's dialect, with podman's additions.

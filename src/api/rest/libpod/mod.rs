@@ -1,0 +1,4 @@
+//! podman's own dialect.
+
+pub mod kube;
+pub mod system;

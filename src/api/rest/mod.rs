@@ -1,0 +1,50 @@
+//! REST in podman's two dialects: `libpod/` is its own, `compat/` is docker's.
+//!
+//! A handler extracts typed input, calls the engine once, and renders. What both dialects need of a
+//! request is in `extract.rs`, of a reply in `reply.rs` and `stream.rs`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::ApiError;
+use super::kube::Kube;
+use crate::engine::Engine;
+
+pub mod compat;
+mod dispatch;
+pub mod extract;
+pub mod json;
+pub mod libpod;
+pub mod reply;
+pub mod router;
+pub mod selkie;
+pub mod stream;
+pub mod version;
+
+use reply::Reply;
+
+/// What every handler may use.
+pub struct Context {
+    pub engine: Engine,
+    pub kube: Arc<dyn Kube>,
+    /// The first socket served, for `info`.
+    pub socket: Option<PathBuf>,
+    /// Cancelled when the server is told to end: streams end then.
+    pub closing: CancellationToken,
+}
+
+impl Context {
+    pub fn new(
+        engine: Engine,
+        kube: Arc<dyn Kube>,
+        socket: Option<PathBuf>,
+        closing: CancellationToken,
+    ) -> Self {
+        Self { engine, kube, socket, closing }
+    }
+}
+
+/// What a handler returns.
+pub type Outcome = Result<Reply, ApiError>;

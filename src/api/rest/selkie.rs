@@ -1,0 +1,44 @@
+//! Our own few routes, for `selkie status`, `plan` and `apply`. The documents are the reconciler's.
+
+use std::path::PathBuf;
+
+use crate::api::error::ApiError;
+use crate::api::rest::extract::{Call, Query};
+use crate::api::rest::{Outcome, reply};
+
+pub async fn status(call: Call) -> Outcome {
+    Ok(reply::json(&call.kube().status()))
+}
+
+pub async fn plan(call: Call) -> Outcome {
+    let directory = directory(&call.query)?;
+    Ok(reply::json(&call.kube().plan(directory).await?))
+}
+
+pub async fn apply(call: Call) -> Outcome {
+    let directory = directory(&call.query)?;
+    Ok(reply::json(&call.kube().apply(directory).await?))
+}
+
+/// The daemon's working directory is not the client's, so a relative path would mean another place.
+fn directory(query: &Query) -> Result<Option<PathBuf>, ApiError> {
+    match query.filled("directory").map(PathBuf::from) {
+        Some(path) if !path.is_absolute() => {
+            Err(ApiError::bad_parameter("directory", format!("{} is not absolute", path.display())))
+        }
+        path => Ok(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_absolute_or_the_daemons() {
+        let directory = |text: &str| directory(&Query::parse(Some(text)).unwrap());
+        assert_eq!(directory("").unwrap(), None);
+        assert_eq!(directory("directory=%2Fetc%2Fm").unwrap(), Some(PathBuf::from("/etc/m")));
+        assert!(directory("directory=m").is_err());
+    }
+}
