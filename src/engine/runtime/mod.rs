@@ -10,7 +10,7 @@
 //! - `exec` adds a process under the same confinement: namespaces, cgroup, seccomp, capabilities, label.
 //! - `delete` removes the cgroup and whatever else `create` made, also when called again.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,7 @@ pub trait OciRuntime {
     fn resume(&mut self) -> Result<(), LaunchError>;
     fn delete(&mut self) -> Result<(), LaunchError>;
     /// A descriptor that becomes readable when the kernel kills for memory in this cgroup, if there is one.
-    fn oom_events(&self) -> Option<RawFd>;
+    fn oom_events(&self) -> Option<BorrowedFd<'_>>;
     /// Whether the kernel has killed for memory in this cgroup so far.
     fn oom_killed(&self) -> bool;
 }
