@@ -3,8 +3,12 @@
 //! `source -> documents -> desired (pure); engine -> actual; plan(desired, actual) (pure) -> apply -> status`.
 
 pub mod action;
+pub mod actual;
+pub mod backoff;
+mod claim;
 pub mod desired;
 pub mod manifest;
+pub mod plan;
 pub mod status;
 
 use std::path::PathBuf;
