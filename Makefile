@@ -23,6 +23,7 @@ BUILD_PACKAGES := gcc libc6-dev
 build: target/.build-packages
 	cargo build --release --locked --bin selkie
 	cargo rustc --release --locked --bin selkie-monitor -- -C target-feature=+crt-static -C relocation-model=static
+	cp target/release/selkie-monitor target/selkie-monitor-static
 
 ## run: bring up examples/manifests on this machine and show how it went
 run: build target/.run-packages target/example-image.tar
@@ -47,7 +48,7 @@ check:
 
 ## bench: side by side with podman where it is installed
 bench: build target/.test-packages
-	cargo bench --locked --bench engine
+	SELKIE_MONITOR=$(CURDIR)/target/selkie-monitor-static cargo bench --locked --bench engine
 
 target/example-image.tar: contrib/example/make-image
 	@mkdir -p target

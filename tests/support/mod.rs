@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub mod http;
 pub mod image;
 
 /// How long a condition may take to come true on a busy two-core machine.
