@@ -1,5 +1,10 @@
 //! Images: content store, layers unpacked once per chain id, names.
 
+pub mod digest;
+pub mod entries;
+pub mod layer;
+pub mod reference;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
