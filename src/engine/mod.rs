@@ -52,7 +52,7 @@ struct Inner {}
 pub struct AttachSession {
     /// Ends when the container does.
     pub output: BoxStream<(container::OutputStream, bytes::Bytes)>,
-    /// Dropping or shutting it down closes the container's standard input, if it was asked for.
+    /// Shutting it down closes the container's standard input, if it was asked for; dropping it merely detaches.
     pub input: Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
 }
 

@@ -161,3 +161,12 @@ pub enum OutputStream {
     Stdout,
     Stderr,
 }
+
+impl OutputStream {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}

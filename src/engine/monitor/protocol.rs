@@ -67,7 +67,9 @@ pub enum Request {
         id: String,
         signal: i32,
     },
-    /// Turns this connection into an attach stream: afterwards it carries [`AttachFrame`]s both ways.
+    /// Turns this connection into an attach stream, after `Done`: see [`Channel`]. It ends when the
+    /// container does. A client that is slow makes the container wait, as the reader of any pipe does;
+    /// one that holds it up and takes nothing for five seconds loses its connection.
     Attach {
         stdin: bool,
         stdout: bool,
@@ -136,7 +138,9 @@ pub enum MonitorState {
     },
 }
 
-/// One packet of an attach stream: a channel byte, then data. An empty standard-input packet closes it.
+/// The beginning of every packet of an attach stream; data follows. Standard input goes to the monitor,
+/// and an empty packet of it closes the container's; the others come from it. A connection that
+/// merely closes leaves the container's standard input as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Channel {
@@ -144,3 +148,12 @@ pub enum Channel {
     Stdout = 1,
     Stderr = 2,
 }
+
+impl Channel {
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Stdin, Self::Stdout, Self::Stderr].into_iter().find(|channel| *channel as u8 == byte)
+    }
+}
+
+/// The most data of one packet of an attach stream.
+pub const MAX_ATTACH_BYTES: usize = 32 * 1024;

@@ -107,3 +107,12 @@ pub trait OciRuntime {
 pub fn config_path(bundle: &Path) -> PathBuf {
     bundle.join("config.json")
 }
+
+/// The runtime that a container asks for.
+#[allow(unused_variables)]
+pub fn open(
+    runtime: &crate::engine::config::RuntimeName,
+    request: &CreateRequest,
+) -> Result<Box<dyn OciRuntime>, LaunchError> {
+    todo!("launcher")
+}
