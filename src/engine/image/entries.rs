@@ -115,6 +115,10 @@ impl<R: Read> Entries<R> {
         Data(self)
     }
 
+    pub fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// Forgets the current entry's data: the caller has moved the input past data and padding.
     /// Returns how many bytes that is.
     pub fn forget_data(&mut self) -> u64 {
