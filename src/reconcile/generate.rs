@@ -1,0 +1,1 @@
+//! Kubernetes YAML of what runs.

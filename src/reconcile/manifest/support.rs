@@ -1,0 +1,1 @@
+//! The support page: the field table for readers.
