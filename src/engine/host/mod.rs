@@ -36,6 +36,10 @@ impl HostError {
         &self.source
     }
 
+    pub fn into_parts(self) -> (String, io::Error) {
+        (self.step, self.source)
+    }
+
     pub fn raw_os_error(&self) -> Option<i32> {
         self.source.raw_os_error()
     }

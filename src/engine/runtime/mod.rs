@@ -10,11 +10,29 @@
 //! - `exec` adds a process under the same confinement: namespaces, cgroup, seccomp, capabilities, label.
 //! - `delete` removes the cgroup and whatever else `create` made, also when called again.
 
+pub mod cgroup;
+pub mod seccomp;
+
+mod capability;
+mod copy_up;
+mod external;
+mod hooks;
+mod init;
+mod inside;
+mod launcher;
+mod mount_options;
+mod process;
+mod rootfs;
+mod sync;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::config::RuntimeName;
+use super::host::HostError;
 
 /// Where a container's root file system comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +106,22 @@ pub enum LaunchError {
     },
 }
 
+impl From<HostError> for LaunchError {
+    fn from(error: HostError) -> Self {
+        let (step, source) = error.into_parts();
+        Self::Failed { step, source: source.into() }
+    }
+}
+
+/// The runtime of that name for one container. Does nothing yet; `delete` alone may be called to take away what
+/// an earlier process, which has gone, made of the same request.
+pub fn open(name: &RuntimeName, request: &CreateRequest) -> Result<Box<dyn OciRuntime>, LaunchError> {
+    Ok(match name {
+        RuntimeName::Selkie => Box::new(launcher::Launcher::new(request.clone())),
+        RuntimeName::External(program) => Box::new(external::External::new(program, request.clone())),
+    })
+}
+
 pub trait OciRuntime {
     fn create(&mut self, request: &CreateRequest, stdio: Stdio) -> Result<Launched, LaunchError>;
     fn start(&mut self) -> Result<(), LaunchError>;
@@ -106,13 +140,4 @@ pub trait OciRuntime {
 /// The path of a program that must be given to callers who only know a bundle.
 pub fn config_path(bundle: &Path) -> PathBuf {
     bundle.join("config.json")
-}
-
-/// The runtime that a container asks for.
-#[allow(unused_variables)]
-pub fn open(
-    runtime: &crate::engine::config::RuntimeName,
-    request: &CreateRequest,
-) -> Result<Box<dyn OciRuntime>, LaunchError> {
-    todo!("launcher")
 }
