@@ -17,8 +17,8 @@ use thiserror::Error;
 
 use super::ipam;
 use super::netlink::{
-    AttributeIter, Attributes, Batch, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NetlinkError, Reply,
-    Socket, attribute_text, attribute_u32,
+    AttributeIter, Attributes, Batch, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NetlinkError,
+    Reply, Socket, attribute_text, attribute_u32,
 };
 
 #[derive(Debug, Error)]
@@ -290,12 +290,15 @@ impl Links {
 
     /// Two interfaces with one subnet send each other's answers astray.
     fn check_subnet_is_free(&mut self, bridge: &Bridge) -> Result<(), LinkError> {
-        let other =
-            self.addresses()?.into_iter().find(|(_, other)| ipam::overlap(other.trunc(), bridge.address.trunc()));
+        let other = self
+            .addresses()?
+            .into_iter()
+            .find(|(_, other)| ipam::overlap(other.trunc(), bridge.address.trunc()));
         match other {
             None => Ok(()),
             Some((index, address)) => {
-                let name = self.all()?.into_iter().find(|(_, link)| link.index == index).map(|(name, _)| name);
+                let name =
+                    self.all()?.into_iter().find(|(_, link)| link.index == index).map(|(name, _)| name);
                 let interface = name.unwrap_or_else(|| format!("#{index}"));
                 Err(LinkError::SubnetInUse { subnet: bridge.address.trunc(), interface, address })
             }
@@ -320,7 +323,8 @@ pub fn configure_namespace(veths: &[Veth]) -> Result<(), LinkError> {
         let ipv6 = Path::new("/proc/sys/net/ipv6/conf").join(&veth.interface).join("disable_ipv6");
         match fs::write(&ipv6, "1") {
             // No IPv6 in the kernel, or a read-only /proc/sys.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem) => {}
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem) => {}
             Err(source) => return Err(LinkError::Sysctl { path: ipv6, source }),
             Ok(()) => {}
         }
@@ -508,8 +512,14 @@ mod tests {
     #[test]
     fn hardware_addresses_are_read_strictly() {
         assert_eq!(parse_mac("02:00:00:00:00:0a"), Some([2, 0, 0, 0, 0, 10]));
-        for bad in ["", "02:00:00:00:00", "02:00:00:00:00:0a:0b", "01:00:00:00:00:00", "0:0:0:0:0:1", "zz:00:00:00:00:00"]
-        {
+        for bad in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:0a:0b",
+            "01:00:00:00:00:00",
+            "0:0:0:0:0:1",
+            "zz:00:00:00:00:00",
+        ] {
             assert_eq!(parse_mac(bad), None, "{bad}");
         }
         let mac = mac_of(Ipv4Addr::new(10, 88, 0, 5));

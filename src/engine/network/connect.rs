@@ -20,9 +20,7 @@ use super::ports::{self, HostPort, PortOwner};
 use super::service;
 use super::state::{self, Entry, Plan};
 use super::watch;
-use super::{
-    DEFAULT_NETWORK, NetworkError, NetworkStatus, Networks, SandboxNetwork, Shared, VirtualService,
-};
+use super::{DEFAULT_NETWORK, NetworkError, NetworkStatus, Networks, SandboxNetwork, Shared, VirtualService};
 use crate::engine::container::spec::PortMapping;
 use crate::engine::error::{EngineError, Result, Subject, chain};
 use crate::engine::host::namespace::within_netns;
@@ -115,7 +113,9 @@ impl Networks {
                     shared.ensure_default_bridge()?;
                 }
                 let table = &shared.table;
-                table.change_all(service::is_service_element, &elements).map_err(|e| shared.table_error(e))?;
+                table
+                    .change_all(service::is_service_element, &elements)
+                    .map_err(|e| shared.table_error(e))?;
                 shared.remember_services(&remembered)
             })
             .await?;
@@ -212,8 +212,7 @@ impl Shared {
         self.store.commit(leases).await.map_err(NetworkError::Store)?;
         let status = plan.status(request, mappings);
         let (netns, on_host) = (request.netns.clone(), status.clone());
-        let elements =
-            self.clone().blocking(move |shared| shared.connect_host(&netns, &on_host)).await?;
+        let elements = self.clone().blocking(move |shared| shared.connect_host(&netns, &on_host)).await?;
         let member = self.member(request, &status);
         self.resolver.change_names(|names| names.put_member(&request.owner, member));
         if let Some(connection) = self.state().connection_mut(&request.owner) {
@@ -285,7 +284,11 @@ impl Shared {
         Ok(elements)
     }
 
-    fn create_veths(&self, netns: &File, status: &NetworkStatus) -> std::result::Result<Vec<Veth>, LinkError> {
+    fn create_veths(
+        &self,
+        netns: &File,
+        status: &NetworkStatus,
+    ) -> std::result::Result<Vec<Veth>, LinkError> {
         let veths = self.veths(status);
         self.links().create_veths(netns.as_fd(), &veths)?;
         Ok(veths)
@@ -325,7 +328,8 @@ impl Shared {
     /// Makes the networks' bridges, rows and resolvers be there.
     fn ensure_networks(&self, networks: &BTreeSet<NetworkId>) -> Outcome<()> {
         for network in networks {
-            let is_ready = self.state().entry_by_id(network).is_some_and(|entry| entry.bridge_index.is_some());
+            let is_ready =
+                self.state().entry_by_id(network).is_some_and(|entry| entry.bridge_index.is_some());
             if !is_ready {
                 let elements = self.prepare_network(network)?;
                 self.table.change(&[], &elements).map_err(|error| self.table_error(error))?;
@@ -427,7 +431,8 @@ impl Shared {
         for network in &in_use {
             elements.extend(self.prepare_network(network)?);
         }
-        elements.extend(self.state().connections().flat_map(|connection| connection.elements.iter().cloned()));
+        elements
+            .extend(self.state().connections().flat_map(|connection| connection.elements.iter().cloned()));
         self.table.replace(elements).map_err(|error| self.table_error(error))?;
         self.repair_links()?;
         Ok(())
@@ -436,7 +441,10 @@ impl Shared {
     fn repair_host(&self) -> Outcome<()> {
         self.repair_links()?;
         if self.table.repair().map_err(|error| self.table_error(error))? {
-            tracing::warn!(table = self.prefix, "the nftables table was changed by someone else; installed anew");
+            tracing::warn!(
+                table = self.prefix,
+                "the nftables table was changed by someone else; installed anew"
+            );
         }
         Ok(())
     }
@@ -474,7 +482,8 @@ impl Shared {
             let (there, missing): (Vec<_>, Vec<_>) =
                 veths.into_iter().partition(|veth| links.contains_key(&veth.host_interface));
             for veth in there {
-                if links.get(&veth.host_interface).is_some_and(|link| link.master != Some(veth.bridge_index)) {
+                if links.get(&veth.host_interface).is_some_and(|link| link.master != Some(veth.bridge_index))
+                {
                     tracing::warn!(name = request.name, "a link was off its bridge; attaching it");
                     let attached = self.links().attach(&veth.host_interface, veth.bridge_index);
                     attached.map_err(NetworkError::Link)?;

@@ -83,8 +83,16 @@ impl Resolver {
         let listener = Listener {
             port,
             tasks: [
-                tokio::spawn(serve_udp(self.shared.clone(), network.clone(), UdpSocket::from_std(udp.into())?)),
-                tokio::spawn(serve_tcp(self.shared.clone(), network.clone(), TcpListener::from_std(tcp.into())?)),
+                tokio::spawn(serve_udp(
+                    self.shared.clone(),
+                    network.clone(),
+                    UdpSocket::from_std(udp.into())?,
+                )),
+                tokio::spawn(serve_tcp(
+                    self.shared.clone(),
+                    network.clone(),
+                    TcpListener::from_std(tcp.into())?,
+                )),
             ],
         };
         listeners.insert(network.clone(), listener);
@@ -251,7 +259,7 @@ async fn ask_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 fn with_new_id(query: &[u8]) -> io::Result<(Vec<u8>, [u8; 2])> {
     let original = [query[0], query[1]];
     let mut query = query.to_vec();
-    getrandom::fill(&mut query[..2]).map_err(io::Error::other)?;
+    getrandom::fill(&mut query[..2]).map_err(|error| io::Error::other(error.to_string()))?;
     Ok((query, original))
 }
 

@@ -27,13 +27,13 @@
 //!     ct status & dnat != 0 ip saddr . ip daddr @same_subnet masquerade
 //!     ip saddr 127.0.0.0/8 oifname @bridges masquerade }
 //! chain forward     { type filter hook forward priority filter; policy accept;
+//!     ip daddr SERVICES meta l4proto tcp reject with tcp reset
+//!     ip daddr SERVICES reject
 //!     iifname . oifname @same_bridge accept
 //!     iifname @internal drop
 //!     oifname @internal drop
-//!     iifname @isolated oifname @isolated drop
-//!     ip daddr SERVICES meta l4proto tcp reject with tcp reset
-//!     ip daddr SERVICES reject }
-//! chain refuse      { type filter hook output priority filter;  the last two rules of forward }
+//!     iifname @isolated oifname @isolated drop }
+//! chain refuse      { type filter hook output priority filter;  the first two rules of forward }
 //! ```
 //!
 //! A Service's port with N endpoints points at `balance_N`, which all Services with N endpoints share; a
@@ -291,12 +291,8 @@ impl Element {
             }],
             Self::Endpoint { address, protocol, port, slot, target } => vec![Row {
                 set: Set::Endpoints,
-                key: [
-                    address.octets().to_vec(),
-                    port_key(*protocol, *port),
-                    slot.to_ne_bytes().to_vec(),
-                ]
-                .concat(),
+                key: [address.octets().to_vec(), port_key(*protocol, *port), slot.to_ne_bytes().to_vec()]
+                    .concat(),
                 end: None,
                 data: RowData::Target(target_data(*target)),
             }],
@@ -450,8 +446,8 @@ const PRIORITY_SRCNAT: i32 = 100;
 /// The chains that are always there, in an order in which nothing refers to a later one.
 pub fn fixed_chains(service_subnet: Ipv4Net) -> Vec<Chain> {
     use Load::{
-        ConntrackStatus, DestinationAddress, DestinationPort, DestinationType, InputInterface, OutputInterface,
-        Protocol as L4Protocol, SourceAddress,
+        ConntrackStatus, DestinationAddress, DestinationPort, DestinationType, InputInterface,
+        OutputInterface, Protocol as L4Protocol, SourceAddress,
     };
     let loopback = || is_in(Ipv4Net::new(Ipv4Addr::new(127, 0, 0, 0), 8).expect("8 is a prefix length"));
     let to_services = || [Step::Load(vec![DestinationAddress]), is_in(service_subnet)];
@@ -462,7 +458,9 @@ pub fn fixed_chains(service_subnet: Ipv4Net) -> Vec<Chain> {
             [to_services().to_vec(), vec![Step::RejectPortUnreachable]].concat()
         }]
     };
-    let mut forward = vec![
+    // First: the route to the addresses of Services leads back through a bridge.
+    let mut forward = refuse();
+    forward.extend([
         vec![Step::Load(vec![InputInterface, OutputInterface]), Step::In(Set::SameBridge), Step::Accept],
         vec![Step::Load(vec![InputInterface]), Step::In(Set::Internal), Step::Drop],
         vec![Step::Load(vec![OutputInterface]), Step::In(Set::Internal), Step::Drop],
@@ -473,8 +471,7 @@ pub fn fixed_chains(service_subnet: Ipv4Net) -> Vec<Chain> {
             Step::In(Set::Isolated),
             Step::Drop,
         ],
-    ];
-    forward.extend(refuse());
+    ]);
     let multicast = Ipv4Net::new(Ipv4Addr::new(224, 0, 0, 0), 4).expect("4 is a prefix length");
 
     vec![
@@ -514,11 +511,7 @@ pub fn fixed_chains(service_subnet: Ipv4Net) -> Vec<Chain> {
         },
         Chain {
             name: "untrusted".to_owned(),
-            hook: Some(Hook {
-                kind: HookKind::Filter,
-                point: HookPoint::Prerouting,
-                priority: PRIORITY_RAW,
-            }),
+            hook: Some(Hook { kind: HookKind::Filter, point: HookPoint::Prerouting, priority: PRIORITY_RAW }),
             rules: [DestinationAddress, SourceAddress]
                 .into_iter()
                 .map(|address| {
@@ -534,11 +527,7 @@ pub fn fixed_chains(service_subnet: Ipv4Net) -> Vec<Chain> {
         },
         Chain {
             name: "prerouting".to_owned(),
-            hook: Some(Hook {
-                kind: HookKind::Nat,
-                point: HookPoint::Prerouting,
-                priority: PRIORITY_DSTNAT,
-            }),
+            hook: Some(Hook { kind: HookKind::Nat, point: HookPoint::Prerouting, priority: PRIORITY_DSTNAT }),
             rules: vec![
                 vec![
                     Step::Load(vec![InputInterface]),
@@ -590,20 +579,12 @@ pub fn fixed_chains(service_subnet: Ipv4Net) -> Vec<Chain> {
         },
         Chain {
             name: "forward".to_owned(),
-            hook: Some(Hook {
-                kind: HookKind::Filter,
-                point: HookPoint::Forward,
-                priority: PRIORITY_FILTER,
-            }),
+            hook: Some(Hook { kind: HookKind::Filter, point: HookPoint::Forward, priority: PRIORITY_FILTER }),
             rules: forward,
         },
         Chain {
             name: "refuse".to_owned(),
-            hook: Some(Hook {
-                kind: HookKind::Filter,
-                point: HookPoint::Output,
-                priority: PRIORITY_FILTER,
-            }),
+            hook: Some(Hook { kind: HookKind::Filter, point: HookPoint::Output, priority: PRIORITY_FILTER }),
             rules: refuse(),
         },
     ]
@@ -631,17 +612,11 @@ pub fn balance_chains(endpoints: u32) -> [Chain; 2] {
 }
 
 fn is_in(subnet: Ipv4Net) -> Step {
-    Step::Is {
-        mask: Some(subnet.netmask().octets().to_vec()),
-        bytes: subnet.network().octets().to_vec(),
-    }
+    Step::Is { mask: Some(subnet.netmask().octets().to_vec()), bytes: subnet.network().octets().to_vec() }
 }
 
 fn is_not_in(subnet: Ipv4Net) -> Step {
-    Step::IsNot {
-        mask: Some(subnet.netmask().octets().to_vec()),
-        bytes: subnet.network().octets().to_vec(),
-    }
+    Step::IsNot { mask: Some(subnet.netmask().octets().to_vec()), bytes: subnet.network().octets().to_vec() }
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ pub enum AddressError {
     Exhausted(Ipv4Net),
     #[error("address {address} is not in {subnet}")]
     Outside { address: IpAddr, subnet: Ipv4Net },
-    #[error("address {0} can not be given to anyone: it is the subnet's own, its gateway or its broadcast address")]
+    #[error(
+        "address {0} can not be given to anyone: it is the subnet's own, its gateway or its broadcast address"
+    )]
     Reserved(Ipv4Addr),
     #[error("address {address} is in use by {owner}")]
     Taken { address: Ipv4Addr, owner: String },
@@ -120,7 +122,9 @@ impl AddressPool {
     }
 
     fn is_reserved(&self, address: Ipv4Addr) -> bool {
-        address == self.subnet.network() || address == self.subnet.broadcast() || Some(address) == self.gateway
+        address == self.subnet.network()
+            || address == self.subnet.broadcast()
+            || Some(address) == self.gateway
     }
 }
 
@@ -222,7 +226,10 @@ mod tests {
     fn the_next_subnet_avoids_everything_in_use() {
         assert_eq!(choose_subnet(&[]).unwrap(), net("10.89.0.0/24"));
         assert_eq!(choose_subnet(&[net("10.89.0.0/24")]).unwrap(), net("10.89.1.0/24"));
-        assert_eq!(choose_subnet(&[net("10.88.0.0/15"), net("10.90.0.128/25")]).unwrap(), net("10.90.1.0/24"));
+        assert_eq!(
+            choose_subnet(&[net("10.88.0.0/15"), net("10.90.0.128/25")]).unwrap(),
+            net("10.90.1.0/24")
+        );
         assert_eq!(choose_subnet(&[net("10.0.0.0/8")]), Err(AddressError::PoolExhausted));
         assert_eq!(choose_subnet(&[net("0.0.0.0/0")]), Err(AddressError::PoolExhausted));
     }

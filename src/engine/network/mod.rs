@@ -29,7 +29,7 @@ pub use error::NetworkError;
 pub use netlink::NetlinkError;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
@@ -344,7 +344,8 @@ impl Networks {
             );
             subnets.clear();
         }
-        let create = NetworkCreate { name: Some(name), subnets, dns_enabled: true, ..NetworkCreate::default() };
+        let create =
+            NetworkCreate { name: Some(name), subnets, dns_enabled: true, ..NetworkCreate::default() };
         let record = self.0.state().plan_network(&self.0.prefix, create, &on_host, self.0.service_subnet)?;
         self.put_network(record).await.map(drop)
     }

@@ -153,7 +153,13 @@ impl Names {
     }
 
     /// Decides about one packet from `asker`, received on the gateway of `network`.
-    pub fn decide(&self, query: &[u8], network: &NetworkId, asker: Ipv4Addr, transport: Transport) -> Verdict {
+    pub fn decide(
+        &self,
+        query: &[u8],
+        network: &NetworkId,
+        asker: Ipv4Addr,
+        transport: Transport,
+    ) -> Verdict {
         // Nothing shorter has an identifier to answer to; answers to answers make loops.
         if query.len() < 12 || query[2] & 0x80 != 0 {
             return Verdict::Ignore;
@@ -309,7 +315,8 @@ fn pod_address(text: &str) -> Option<Ipv4Addr> {
 
 /// Lets resolvers remember for a moment that there is nothing (RFC 2308).
 fn start_of_authority(name: &Name) -> RData {
-    let server = Name::from_labels(["ns", "dns", "cluster", "local"].map(str::as_bytes)).unwrap_or_else(|_| name.clone());
+    let server = Name::from_labels(["ns", "dns", "cluster", "local"].map(str::as_bytes))
+        .unwrap_or_else(|_| name.clone());
     let ttl = TTL_SECS as i32;
     RData::SOA(SOA::new(server.clone(), server, 1, ttl, ttl, ttl, TTL_SECS))
 }
@@ -359,7 +366,10 @@ mod tests {
         names.add_subnet("10.88.0.0/16".parse().unwrap());
         names.put_member(
             "a",
-            Member { name: "web".into(), places: vec![place('1', 2, &["Web", "www"]), place('2', 3, &["web"])] },
+            Member {
+                name: "web".into(),
+                places: vec![place('1', 2, &["Web", "www"]), place('2', 3, &["web"])],
+            },
         );
         names.put_member("b", Member { name: "db".into(), places: vec![place('2', 4, &["db"])] });
         names.put_member("c", Member { name: "shy".into(), places: vec![place('f', 9, &["shy"])] });
@@ -448,7 +458,8 @@ mod tests {
         request.add_query(Query::query(Name::from_ascii("many.").unwrap(), RecordType::A));
         let query = request.to_vec().unwrap();
         for (transport, truncated, answers) in [(Transport::Udp, true, 0), (Transport::Tcp, false, 200)] {
-            let Verdict::Answer(bytes) = names.decide(&query, &network('1'), Ipv4Addr::LOCALHOST, transport) else {
+            let Verdict::Answer(bytes) = names.decide(&query, &network('1'), Ipv4Addr::LOCALHOST, transport)
+            else {
                 panic!("no answer over {transport:?}");
             };
             let response = Message::from_vec(&bytes).unwrap();
@@ -470,7 +481,10 @@ mod tests {
         for cut in 12..query.len() {
             match decide(&query[..cut]) {
                 Verdict::Answer(bytes) => {
-                    assert_eq!(Message::from_vec(&bytes).unwrap().metadata.response_code, ResponseCode::FormErr);
+                    assert_eq!(
+                        Message::from_vec(&bytes).unwrap().metadata.response_code,
+                        ResponseCode::FormErr
+                    );
                 }
                 other => panic!("{other:?} for a question cut at {cut}"),
             }

@@ -5,7 +5,7 @@
 //! callers run them off the async threads.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_sys::SocketAddr;
 use nix::errno::Errno;
@@ -84,7 +84,13 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Appends a message: `header` is the fixed part after the netlink header, `attributes` writes the rest.
-    pub fn message(&mut self, kind: u16, flags: u16, header: &[u8], attributes: impl FnOnce(&mut Attributes)) {
+    pub fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: impl FnOnce(&mut Attributes),
+    ) {
         let start = self.bytes.len();
         self.starts.push(start);
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
@@ -152,7 +158,8 @@ impl Attributes<'_> {
         let start = self.0.len();
         self.0.extend_from_slice(&[0; 4]);
         inner(&mut Attributes(self.0));
-        let length = u16::try_from(self.0.len() - start).expect("callers keep nested attributes below 64 KiB");
+        let length =
+            u16::try_from(self.0.len() - start).expect("callers keep nested attributes below 64 KiB");
         self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self.0[start + 2..start + 4].copy_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
     }
@@ -238,12 +245,11 @@ impl Socket {
         // Says in words what the kernel did not like; old kernels lack it.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        let fd = &socket;
         let timeout = TimeVal::new(RECEIVE_TIMEOUT_SECS, 0);
-        socket::setsockopt(&borrow(fd), sockopt::ReceiveTimeout, &timeout)?;
+        socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
         // Not fatal: without CAP_NET_ADMIN nothing else would work either.
-        let _ = socket::setsockopt(&borrow(fd), sockopt::SndBufForce, &SEND_LIMIT_BYTES);
-        let _ = socket::setsockopt(&borrow(fd), sockopt::RcvBufForce, &(4 * 1024 * 1024));
+        let _ = socket::setsockopt(&socket, sockopt::SndBufForce, &SEND_LIMIT_BYTES);
+        let _ = socket::setsockopt(&socket, sockopt::RcvBufForce, &(4 * 1024 * 1024));
         Ok(Self { socket, sequence: 1 })
     }
 
@@ -371,9 +377,10 @@ impl AsRawFd for Socket {
     }
 }
 
-fn borrow(socket: &netlink_sys::Socket) -> BorrowedFd<'_> {
-    use std::os::fd::AsFd;
-    socket.as_fd()
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 struct Received {
@@ -389,7 +396,8 @@ impl Received {
         let mut all = Vec::new();
         while !bytes.is_empty() {
             let header = bytes.get(..HEADER_BYTES).ok_or(NetlinkError::Truncated)?;
-            let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            let word =
+                |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             let length = word(0) as usize;
             let payload = bytes.get(HEADER_BYTES..length).ok_or(NetlinkError::Truncated)?.to_vec();
             all.push(Self {

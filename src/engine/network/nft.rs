@@ -13,7 +13,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::firewall::{
-    self, Chain, Element, Elements, Field, HookKind, HookPoint, Load, RangeEnd, Row, RowData, Set, Step, Value,
+    self, Chain, Element, Elements, Field, HookKind, HookPoint, Load, RangeEnd, Row, RowData, Set, Step,
+    Value,
 };
 use super::netlink::{
     Attributes, Batch, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NetlinkError, Socket, attribute_text,
@@ -70,7 +71,8 @@ impl Table {
     pub fn change(&self, remove: &[Element], add: &[Element]) -> Result<(), NetlinkError> {
         let mut inner = self.lock();
         let removed: Vec<Element> = remove.iter().filter(|e| inner.elements.contains(e)).cloned().collect();
-        let added = add.iter().filter(|e| !inner.elements.contains(e) || removed.contains(e)).cloned().collect();
+        let added =
+            add.iter().filter(|e| !inner.elements.contains(e) || removed.contains(e)).cloned().collect();
         self.apply(&mut inner, removed, added)
     }
 
@@ -275,7 +277,8 @@ impl Table {
             match set.value() {
                 Value::None => {}
                 Value::Target => {
-                    let kind = concatenation([field_type(Field::Address), field_type(Field::Port)].into_iter());
+                    let kind =
+                        concatenation([field_type(Field::Address), field_type(Field::Port)].into_iter());
                     a.u32_be(NFTA_SET_DATA_TYPE, kind);
                     a.u32_be(NFTA_SET_DATA_LEN, 8);
                 }

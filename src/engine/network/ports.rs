@@ -24,7 +24,9 @@ pub enum PortError {
     // podman's and docker's words; people search for them.
     #[error("cannot listen on the {protocol} port {address}: bind: address already in use by {owner}")]
     Taken { protocol: &'static str, address: SocketAddr, owner: String },
-    #[error("cannot listen on the {protocol} port {address}: bind: address already in use by a program on the host")]
+    #[error(
+        "cannot listen on the {protocol} port {address}: bind: address already in use by a program on the host"
+    )]
     TakenOnHost { protocol: &'static str, address: SocketAddr },
     #[error("{address} is no address of this host")]
     NotOurs { address: IpAddr },
@@ -107,7 +109,10 @@ impl PortTable {
 
     pub fn owner(&self, port: HostPort) -> Option<&PortOwner> {
         let holders = self.taken.get(&(port.protocol, port.port))?;
-        holders.iter().find(|(address, _)| port.clashes(HostPort { address: *address, ..port })).map(|(_, o)| o)
+        holders
+            .iter()
+            .find(|(address, _)| port.clashes(HostPort { address: *address, ..port }))
+            .map(|(_, o)| o)
     }
 
     pub fn free_owner(&mut self, id: &str) {

@@ -74,7 +74,12 @@ pub fn render(services: &[VirtualService]) -> Result<Rendered, (String, ServiceE
                         ServiceError::PortTwice(port.port)
                     } else {
                         let protocol = port.protocol.as_str();
-                        ServiceError::SameAddress { protocol, port: port.port, address, other: other.to_owned() }
+                        ServiceError::SameAddress {
+                            protocol,
+                            port: port.port,
+                            address,
+                            other: other.to_owned(),
+                        }
                     }));
                 }
                 rendered.elements.extend(virtual_rows(address, port, &targets));
@@ -117,8 +122,12 @@ fn virtual_rows(address: Ipv4Addr, port: &ServicePort, targets: &[SocketAddrV4])
 }
 
 fn node_rows(port: u16, protocol: Protocol, targets: &[SocketAddrV4]) -> Vec<Element> {
-    let slots =
-        targets.iter().zip(0..).map(|(target, slot)| Element::NodeEndpoint { protocol, port, slot, target: *target });
+    let slots = targets.iter().zip(0..).map(|(target, slot)| Element::NodeEndpoint {
+        protocol,
+        port,
+        slot,
+        target: *target,
+    });
     let mut rows: Vec<Element> = slots.collect();
     if let Some(endpoints) = count(targets) {
         rows.push(Element::NodePort { protocol, port, endpoints });

@@ -226,10 +226,6 @@ impl State {
         self.networks.values_mut().find(|entry| entry.record.id == *id)
     }
 
-    pub fn entry(&self, name: &NetworkName) -> Option<&Entry> {
-        self.networks.get(name)
-    }
-
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.networks.values()
     }
@@ -262,7 +258,8 @@ impl State {
             None => self.free_name()?,
         };
         if RESERVED_NAMES.contains(&name.as_str()) {
-            let detail = format!("cannot create network with name {name:?} because it conflicts with a network mode");
+            let detail =
+                format!("cannot create network with name {name:?} because it conflicts with a network mode");
             return Err(EngineError::invalid(subject(&name), detail));
         }
         if self.has_name(&name) {
@@ -402,7 +399,8 @@ impl State {
         };
         let interface = attachment.interface.clone().unwrap_or_else(|| format!("eth{number}"));
         if !is_interface_name(&interface) {
-            let detail = format!("{interface:?} is not an interface name of 1 to {INTERFACE_MAX_BYTES} bytes");
+            let detail =
+                format!("{interface:?} is not an interface name of 1 to {INTERFACE_MAX_BYTES} bytes");
             return Err(EngineError::invalid(subject(name), detail));
         }
         Ok(PlannedPlace {

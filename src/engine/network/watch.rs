@@ -25,6 +25,10 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// After a failed repair.
 const RETRY: Duration = Duration::from_secs(10);
 
+#[expect(
+    deprecated,
+    reason = "its unsafe successor asks that the descriptor stays the same: a `Socket`'s does"
+)]
 pub(super) fn spawn(networks: &Networks) -> Result<()> {
     let open = |protocol, groups| {
         Socket::listen(protocol, groups).and_then(|socket| AsyncFd::with_interest(socket, Interest::READABLE))
