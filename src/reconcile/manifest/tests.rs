@@ -163,11 +163,7 @@ fn a_mistake_is_told_with_its_place() {
             "web.yaml:5:17: metadata.labels.app: expected a string, found a boolean true: put it in quotes",
         ),
         ("{app: web}", "[app]", "web.yaml:5:11: metadata.labels: expected a mapping, found a list"),
-        (
-            "    emptyDir: {}",
-            "    {}",
-            "web.yaml:17:1: not valid YAML: simple key expect ':'",
-        ),
+        ("    emptyDir: {}", "    {}", "web.yaml:17:1: not valid YAML: simple key expect ':'"),
         // Names.
         (
             "name: web\n",
