@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -55,4 +56,30 @@ pub enum EventAction {
     Tag,
     Unpause,
     Untag,
+}
+
+/// Hands events to whoever listens. Publishing never waits: a slow listener loses the oldest.
+pub(in crate::engine) struct EventBus {
+    sender: broadcast::Sender<Event>,
+}
+
+impl EventBus {
+    /// How far a listener may fall behind.
+    const CAPACITY: usize = 4096;
+
+    pub fn new() -> Self {
+        Self { sender: broadcast::channel(Self::CAPACITY).0 }
+    }
+
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
+    }
+
+    /// What the events tell of must be durable already.
+    pub fn publish(&self, events: Vec<Event>) {
+        for event in events {
+            // An error only means that nobody listens.
+            let _ = self.sender.send(event);
+        }
+    }
 }

@@ -2,16 +2,23 @@
 //!
 //! [`Engine`] is the whole vocabulary that `api` and `reconcile` may use. It knows neither of them.
 
+mod announce;
 pub mod config;
 pub mod container;
 pub mod error;
 pub mod event;
+pub mod failpoint;
 pub mod host;
 pub mod id;
 pub mod image;
+mod inner;
+mod locks;
 pub mod monitor;
+mod names;
 pub mod network;
 pub mod pod;
+mod recover;
+mod rootfs;
 pub mod runtime;
 pub mod store;
 pub mod volume;
@@ -31,10 +38,11 @@ use container::{
     ContainerFilter, ContainerRecord, ExecOutput, ExecRequest, LogLine, LogOptions, RemoveOptions,
     StartOutcome, StopOptions, StopOutcome, WaitCondition,
 };
-use error::Result;
+use error::{EngineError, Result, Subject};
 use event::Event;
-use id::{ContainerId, NameOrId, PodId, VolumeName};
+use id::{NameOrId, PodId, VolumeName};
 use image::{ImageRecord, ProgressSink, PullOptions};
+use inner::Inner;
 use network::{NetworkRecord, VirtualService};
 use pod::{PodRecord, PodSandboxSpec, PodState};
 use volume::VolumeRecord;
@@ -44,9 +52,19 @@ pub type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T>> + Send>>;
 
 /// A container engine. Cheap to clone.
 #[derive(Clone)]
-pub struct Engine(#[allow(dead_code)] Arc<Inner>);
+pub struct Engine {
+    inner: Arc<Inner>,
+    /// The last clone that goes ends what runs for this engine.
+    _open: Arc<Open>,
+}
 
-struct Inner {}
+struct Open(tokio_util::sync::CancellationToken);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
 
 /// The two halves of an attached container.
 pub struct AttachSession {
@@ -63,74 +81,95 @@ pub struct AttachOptions {
     pub stderr: bool,
 }
 
-#[allow(unused_variables)]
 impl Engine {
     /// Opens the store, recovers what a crash or a reboot left, adopts running containers.
     pub async fn open(config: EngineConfig) -> Result<Self> {
-        todo!("core")
+        let inner = recover::open(config).await?;
+        let open = Arc::new(Open(inner.closing.clone()));
+        Ok(Self { inner, _open: open })
     }
 
     pub fn config(&self) -> &EngineConfig {
-        todo!("core")
+        &self.inner.config
     }
 
     /// Every event from now on. A slow reader loses the oldest and is told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        todo!("core")
+        self.inner.events.subscribe()
     }
 
     /// Persisted events in `[since, until]`, oldest first.
     pub fn past_events(&self, since: jiff::Timestamp, until: jiff::Timestamp) -> Result<Vec<Event>> {
-        todo!("core")
+        self.inner
+            .store
+            .events(since, until)
+            .map_err(|source| EngineError::internal(Subject::Engine, "read the event journal", source))
     }
 
     // Containers. Reads are answered from memory and never wait for an effect.
 
     /// Records a container: image resolved (must be present), name chosen, volumes created. On disk when it returns.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<Arc<ContainerRecord>> {
-        todo!("core")
+        let inner = self.inner.clone();
+        self.inner.detached(async move { inner.create_container(spec).await }).await
     }
     pub fn container(&self, container: &NameOrId) -> Result<Arc<ContainerRecord>> {
-        todo!("core")
+        Ok(self.inner.containers.find(&self.inner.names, container)?.record())
     }
     /// Newest first, as podman lists.
     pub fn containers(&self, filter: &ContainerFilter) -> Vec<Arc<ContainerRecord>> {
-        todo!("core")
+        self.inner.list_containers(filter)
     }
     pub async fn init_container(&self, container: &NameOrId) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.init_container(&container).await }).await
     }
     pub async fn start_container(&self, container: &NameOrId) -> Result<StartOutcome> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.start_container(&container).await }).await
     }
     pub async fn stop_container(&self, container: &NameOrId, options: StopOptions) -> Result<StopOutcome> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.stop_container(&container, options).await }).await
     }
     pub async fn restart_container(&self, container: &NameOrId, options: StopOptions) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.restart_container(&container, options).await }).await
     }
     pub async fn kill_container(&self, container: &NameOrId, signal: i32) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.kill_container(&container, signal).await }).await
     }
     pub async fn pause_container(&self, container: &NameOrId) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.pause_container(&container).await }).await
     }
     pub async fn unpause_container(&self, container: &NameOrId) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.unpause_container(&container).await }).await
     }
     /// Waits until any of `conditions` holds; the exit code of the last run, or -1 if it has none.
     pub async fn wait_container(&self, container: &NameOrId, conditions: &[WaitCondition]) -> Result<i32> {
-        todo!("core")
+        self.inner.wait_container(container, conditions).await
     }
     pub async fn remove_container(&self, container: &NameOrId, options: RemoveOptions) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.remove_container(&container, options).await }).await
     }
     pub async fn container_logs(
         &self,
         container: &NameOrId,
         options: LogOptions,
     ) -> Result<BoxStream<LogLine>> {
-        todo!("monitor")
+        self.inner.container_logs(container, options)
     }
     /// The container must have been initialised; attach before start to miss nothing.
     pub async fn attach_container(
@@ -138,10 +177,10 @@ impl Engine {
         container: &NameOrId,
         options: AttachOptions,
     ) -> Result<AttachSession> {
-        todo!("monitor")
+        self.inner.attach_container(container, options).await
     }
     pub async fn resize_container(&self, container: &NameOrId, columns: u16, rows: u16) -> Result<()> {
-        todo!("monitor")
+        self.inner.resize_container(container, columns, rows).await
     }
     /// Runs a command to its end and collects at most `output_limit` bytes; killed when the future is dropped.
     pub async fn exec_container(
@@ -150,47 +189,61 @@ impl Engine {
         exec: ExecRequest,
         output_limit: usize,
     ) -> Result<ExecOutput> {
-        todo!("monitor")
+        self.inner.exec_container(container, &exec, output_limit).await
     }
     /// The image's contribution (command, env ...) merged with the spec: what really runs.
     pub fn runtime_spec(&self, container: &NameOrId) -> Result<oci_spec::runtime::Spec> {
-        todo!("core")
+        let record = self.container(container)?;
+        self.inner.planned_spec(&record)
     }
 
     // Pods.
 
     pub async fn create_pod(&self, spec: PodSandboxSpec) -> Result<Arc<PodRecord>> {
-        todo!("core")
+        let inner = self.inner.clone();
+        self.inner.detached(async move { inner.create_pod(spec).await }).await
     }
     pub fn pod(&self, pod: &NameOrId) -> Result<Arc<PodRecord>> {
-        todo!("core")
+        Ok(self.inner.pods.find(&self.inner.names, pod)?.record())
     }
     pub fn pods(&self) -> Vec<Arc<PodRecord>> {
-        todo!("core")
+        let mut pods: Vec<_> = self.inner.pods.entries().iter().map(|entry| entry.record()).collect();
+        pods.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
+        pods
     }
     pub fn pod_state(&self, pod: &PodRecord) -> PodState {
-        todo!("core")
+        self.inner.state_of_pod(pod)
     }
     /// Makes the pod's namespaces and network if they are not there: the address is known afterwards.
     /// Starting any of its containers does this too.
     pub async fn ensure_pod_sandbox(&self, pod: &NameOrId) -> Result<Arc<PodRecord>> {
-        todo!("core")
+        let entry = self.inner.pods.find(&self.inner.names, pod)?;
+        let inner = self.inner.clone();
+        self.inner.detached(async move { inner.ensure_sandbox(&entry).await }).await
     }
     /// The pod's network namespace, for probes from outside its containers. `None` on the host network.
     pub fn pod_netns(&self, pod: &PodId) -> Option<PathBuf> {
-        todo!("core")
+        self.inner.pod_netns(pod)
     }
     pub async fn start_pod(&self, pod: &NameOrId) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let pod = pod.clone();
+        self.inner.detached(async move { inner.start_pod(&pod).await }).await
     }
     pub async fn stop_pod(&self, pod: &NameOrId, options: StopOptions) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let pod = pod.clone();
+        self.inner.detached(async move { inner.stop_pod(&pod, options).await }).await
     }
     pub async fn kill_pod(&self, pod: &NameOrId, signal: i32) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let pod = pod.clone();
+        self.inner.detached(async move { inner.kill_pod(&pod, signal).await }).await
     }
     pub async fn remove_pod(&self, pod: &NameOrId, options: RemoveOptions) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let pod = pod.clone();
+        self.inner.detached(async move { inner.remove_pod(&pod, options).await }).await
     }
 
     // Images.
@@ -202,25 +255,31 @@ impl Engine {
         options: PullOptions,
         progress: Option<ProgressSink>,
     ) -> Result<Arc<ImageRecord>> {
-        todo!("image")
+        self.inner.pull_image(reference, options, progress).await
     }
     /// Loads a docker-archive, oci-archive (either may be compressed) or an OCI layout directory.
     pub async fn load_images(&self, archive: &Path) -> Result<Vec<Arc<ImageRecord>>> {
-        todo!("image")
+        let inner = self.inner.clone();
+        let archive = archive.to_owned();
+        self.inner.detached(async move { inner.load_images(&archive).await }).await
     }
     /// By id, unique id prefix, or name (short names resolve as podman does; `localhost/` included).
     pub fn image(&self, name: &str) -> Result<Arc<ImageRecord>> {
-        todo!("image")
+        self.inner.images.image(name)
     }
     pub fn images(&self) -> Vec<Arc<ImageRecord>> {
-        todo!("image")
+        self.inner.images.images()
     }
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<()> {
-        todo!("image")
+        let inner = self.inner.clone();
+        let (image, name) = (image.to_owned(), name.to_owned());
+        self.inner.detached(async move { inner.tag_image(&image, &name).await }).await
     }
     /// Removes the name, and the image with its last name. Returns what was untagged and deleted.
     pub async fn remove_image(&self, image: &str, force: bool) -> Result<RemovedImage> {
-        todo!("image")
+        let inner = self.inner.clone();
+        let image = image.to_owned();
+        self.inner.detached(async move { inner.remove_image(&image, force).await }).await
     }
 
     // Volumes.
@@ -231,60 +290,75 @@ impl Engine {
         labels: BTreeMap<String, String>,
         options: BTreeMap<String, String>,
     ) -> Result<Arc<VolumeRecord>> {
-        todo!("core")
+        let inner = self.inner.clone();
+        self.inner.detached(async move { inner.create_volume(name, labels, options).await }).await
     }
     pub fn volume(&self, name: &str) -> Result<Arc<VolumeRecord>> {
-        todo!("core")
+        self.inner.volumes.find(name)
     }
     pub fn volumes(&self) -> Vec<Arc<VolumeRecord>> {
-        todo!("core")
+        self.inner.volumes.all()
     }
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let name = name.to_owned();
+        self.inner.detached(async move { inner.remove_volume(&name, force).await }).await
     }
 
     // Networks.
 
     pub async fn create_network(&self, network: network::NetworkCreate) -> Result<Arc<NetworkRecord>> {
-        todo!("network")
+        let inner = self.inner.clone();
+        self.inner.detached(async move { inner.create_network(network).await }).await
     }
     pub fn network(&self, network: &NameOrId) -> Result<Arc<NetworkRecord>> {
-        todo!("network")
+        self.inner.networks.network(network)
     }
     pub fn networks(&self) -> Vec<Arc<NetworkRecord>> {
-        todo!("network")
+        self.inner.networks.networks()
     }
     pub async fn remove_network(&self, network: &NameOrId, force: bool) -> Result<()> {
-        todo!("network")
+        let inner = self.inner.clone();
+        let network = network.clone();
+        self.inner.detached(async move { inner.remove_network(&network, force).await }).await
     }
     /// Makes exactly these virtual services true, in one transaction; unchanged means nothing is done.
     pub async fn apply_services(&self, services: Vec<VirtualService>) -> Result<()> {
-        todo!("network")
+        let networks = self.inner.networks.clone();
+        self.inner.detached(async move { networks.apply_services(services).await }).await
     }
     /// A virtual address for `service` (`namespace/name`), the same one every time it is asked for,
     /// until released. `wanted` is honoured if free.
     pub async fn allocate_service_address(&self, service: &str, wanted: Option<IpAddr>) -> Result<IpAddr> {
-        todo!("network")
+        let networks = self.inner.networks.clone();
+        let service = service.to_owned();
+        self.inner.detached(async move { networks.allocate_service_address(&service, wanted).await }).await
     }
     pub async fn release_service_address(&self, service: &str) -> Result<()> {
-        todo!("network")
+        let networks = self.inner.networks.clone();
+        let service = service.to_owned();
+        self.inner.detached(async move { networks.release_service_address(&service).await }).await
     }
 
     // The owners' small durable notes: the reconciler keeps its generations and its played manifests here.
 
     pub async fn put_note(&self, area: &str, key: &str, value: Vec<u8>) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let (area, key) = (area.to_owned(), key.to_owned());
+        self.inner.detached(async move { inner.put_note(&area, &key, value).await }).await
     }
     pub async fn remove_note(&self, area: &str, key: &str) -> Result<()> {
-        todo!("core")
+        let inner = self.inner.clone();
+        let (area, key) = (area.to_owned(), key.to_owned());
+        self.inner.detached(async move { inner.remove_note(&area, &key).await }).await
     }
     pub fn notes(&self, area: &str) -> BTreeMap<String, Arc<[u8]>> {
-        todo!("core")
+        self.inner.notes.area(area)
     }
 
     /// Stops what only this process drives (DNS, timers); containers run on.
     pub async fn close(&self) {
-        todo!("core")
+        self.inner.close().await
     }
 }
 
@@ -294,6 +368,3 @@ pub struct RemovedImage {
     pub untagged: Vec<String>,
     pub deleted: Vec<id::ImageId>,
 }
-
-#[allow(dead_code)]
-fn _ids(_: &ContainerId, _: &PodId) {}

@@ -1,4 +1,3 @@
 //! Fast tests: no privileges, no containers.
 
-mod examples;
 mod tidy;

@@ -9,10 +9,26 @@ use crate::engine::id::{ContainerId, ContainerName, ImageId, PodId, VolumeName};
 use crate::engine::network::NetworkStatus;
 
 pub mod attach;
+pub mod capability;
+pub mod command;
+mod create;
+mod devices;
 pub mod exec;
+pub(in crate::engine) mod files;
+pub(in crate::engine) mod follow;
+pub(in crate::engine) mod lifecycle;
+mod list;
 pub mod logs;
+pub mod mounts;
+pub mod oci_spec;
+pub(in crate::engine) mod prepare;
 pub mod spec;
 pub mod state;
+mod streams;
+pub(in crate::engine) mod table;
+pub mod user;
+pub(in crate::engine) mod validate;
+pub(in crate::engine) mod wait;
 
 use spec::ContainerSpec;
 use state::{ContainerState, Operation};

@@ -7,6 +7,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub(in crate::engine) mod lifecycle;
+mod sandbox;
+pub(in crate::engine) mod table;
+
 use crate::engine::container::spec::{CreatedBy, DnsConfig, NetworkMode, PortMapping, Resources};
 use crate::engine::id::{ContainerId, PodId, PodName};
 use crate::engine::network::NetworkStatus;

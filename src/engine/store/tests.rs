@@ -1,3 +1,5 @@
+//! Tests of the store: what is acknowledged stays, what is refused changes nothing.
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
