@@ -1,3 +1,4 @@
 //! Fast tests: no privileges, no containers.
 
+mod examples;
 mod tidy;
