@@ -341,7 +341,7 @@ impl Inner {
             NetworkMode::Container(id) => Some(NamespacePlan::Join(self.namespace_of(record, id, "net")?)),
             NetworkMode::Path(path) => Some(NamespacePlan::Join(path.clone())),
         };
-        let plan = |mode: &NamespaceMode, kind: NamespaceKind| {
+        let plan = |mode: &NamespaceMode, kind: NamespaceKind| -> Result<NamespacePlan> {
             Ok(match mode {
                 NamespaceMode::Private => NamespacePlan::New,
                 NamespaceMode::Host => NamespacePlan::Host,
