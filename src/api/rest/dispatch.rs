@@ -251,9 +251,13 @@ impl Router {
         HeaderValue::try_from(format!("c{number:08x}")).expect("hexadecimal digits are a header value")
     }
 
-    /// Method and path of every row, for the tests of the table.
-    pub fn rows(&self) -> impl Iterator<Item = (&Method, &'static str)> {
-        self.routes.iter().map(|route| (&route.method, route.path))
+    /// The row that answers, for the tests of the table.
+    #[cfg(test)]
+    pub fn pattern_of(&self, method: &Method, path: &str) -> Option<&'static str> {
+        match self.find(method, path) {
+            Found::Route { route, .. } => Some(route.path),
+            Found::WrongMethod { .. } | Found::Nothing => None,
+        }
     }
 }
 

@@ -13,15 +13,22 @@ use super::kube::Kube;
 use crate::engine::Engine;
 
 pub mod compat;
+pub mod detach;
 mod dispatch;
 pub mod extract;
+pub mod filter;
+mod host_facts;
 pub mod json;
 pub mod libpod;
+pub mod registry_auth;
 pub mod reply;
 pub mod router;
 pub mod selkie;
+pub mod signal;
 pub mod stream;
+pub mod time;
 pub mod version;
+pub mod view;
 
 use reply::Reply;
 

@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 use super::dispatch::Route;
 pub use super::dispatch::Router;
 use super::extract::Call;
-use super::{Outcome, libpod, selkie};
+use super::{Outcome, compat, libpod, selkie};
 use crate::api::error::ApiError;
 
 impl Router {
@@ -20,7 +20,7 @@ fn routes() -> Vec<Route> {
     const PUT: Method = Method::PUT;
     const DELETE: Method = Method::DELETE;
     vec![
-        // Both dialects: with and without a version, for probes.
+        // Probed before anything else: with and without a version.
         get("/_ping", libpod::system::ping),
         head("/_ping", libpod::system::ping),
         get("/libpod/_ping", libpod::system::ping).unversioned(),
@@ -29,181 +29,208 @@ fn routes() -> Vec<Route> {
         get("/selkie/v1/status", selkie::status),
         post("/selkie/v1/plan", selkie::plan).watching(),
         post("/selkie/v1/apply", selkie::apply),
-        // Kubernetes YAML: later spellings of routes below.
+        // podman: containers
+        later(POST, "/libpod/commit", "Commit"),
+        later(GET, "/libpod/containers/{name..}/healthcheck", "Run a container's healthcheck"),
+        delete("/libpod/containers/{name}", libpod::containers::remove),
+        later(POST, "/libpod/containers/{name}/archive", "Copy files into a container"),
+        post("/libpod/containers/{name}/attach", libpod::attach::attach).watching(),
+        later(GET, "/libpod/containers/{name}/changes", "Report changes of a container's file system"),
+        later(POST, "/libpod/containers/{name}/checkpoint", "Checkpoint a container"),
+        get("/libpod/containers/{name}/exists", libpod::containers::exists),
+        later(GET, "/libpod/containers/{name}/export", "Export a container"),
+        post("/libpod/containers/{name}/init", libpod::containers::init),
+        get("/libpod/containers/{name}/json", libpod::inspect::inspect),
+        post("/libpod/containers/{name}/kill", libpod::containers::kill),
+        get("/libpod/containers/{name}/logs", libpod::logs::logs),
+        later(POST, "/libpod/containers/{name}/mount", "Mount a container"),
+        post("/libpod/containers/{name}/pause", libpod::containers::pause),
+        later(POST, "/libpod/containers/{name}/rename", "Rename an existing container"),
+        post("/libpod/containers/{name}/resize", libpod::containers::resize),
+        post("/libpod/containers/{name}/restart", libpod::containers::restart),
+        later(POST, "/libpod/containers/{name}/restore", "Restore a container"),
+        post("/libpod/containers/{name}/start", libpod::containers::start),
+        later(GET, "/libpod/containers/{name}/stats", "Get stats for a container"),
+        post("/libpod/containers/{name}/stop", libpod::containers::stop),
+        later(GET, "/libpod/containers/{name}/top", "List processes"),
+        later(POST, "/libpod/containers/{name}/unmount", "Unmount a container"),
+        post("/libpod/containers/{name}/unpause", libpod::containers::unpause),
+        post("/libpod/containers/{name}/wait", libpod::containers::wait).watching(),
+        post("/libpod/containers/create", libpod::create::create),
+        get("/libpod/containers/json", libpod::containers::list),
+        post("/libpod/containers/prune", libpod::containers::prune),
+        later(GET, "/libpod/containers/showmounted", "Show mounted containers"),
+        later(GET, "/libpod/containers/stats", "Get stats for one or more containers"),
+        later(GET, "/libpod/containers/{name}/archive", "Copy files from a container"),
+        later(PUT, "/libpod/containers/{name}/archive", "Copy files into a container"),
+        later(POST, "/libpod/containers/{name}/update", "Update a container"),
+        // podman: kube
+        later(GET, "/libpod/generate/{name..}/systemd", "Generate Systemd Units"),
+        get("/libpod/generate/kube", libpod::kube::generate),
+        post("/libpod/play/kube", libpod::kube::play),
         delete("/libpod/play/kube", libpod::kube::down),
         post("/libpod/kube/play", libpod::kube::play),
         delete("/libpod/kube/play", libpod::kube::down),
         get("/libpod/kube/generate", libpod::kube::generate),
-        // libpod: containers
-        later(POST, "/libpod/commit", "Commit"),
-        later(GET, "/libpod/containers/{name..}/healthcheck", "Run a container's healthcheck"),
-        later(DELETE, "/libpod/containers/{name}", "Delete container"),
-        later(POST, "/libpod/containers/{name}/archive", "Copy files into a container"),
-        later(POST, "/libpod/containers/{name}/attach", "Attach to a container"),
-        later(
-            GET,
-            "/libpod/containers/{name}/changes",
-            "Report on changes to container's filesystem; adds, deletes or modifications",
-        ),
-        later(POST, "/libpod/containers/{name}/checkpoint", "Checkpoint a container"),
-        later(GET, "/libpod/containers/{name}/exists", "Check if container exists"),
-        later(GET, "/libpod/containers/{name}/export", "Export a container"),
-        later(POST, "/libpod/containers/{name}/init", "Initialize a container"),
-        later(GET, "/libpod/containers/{name}/json", "Inspect container"),
-        later(POST, "/libpod/containers/{name}/kill", "Kill container"),
-        later(GET, "/libpod/containers/{name}/logs", "Get container logs"),
-        later(POST, "/libpod/containers/{name}/mount", "Mount a container"),
-        later(POST, "/libpod/containers/{name}/pause", "Pause a container"),
-        later(POST, "/libpod/containers/{name}/rename", "Rename an existing container"),
-        later(POST, "/libpod/containers/{name}/resize", "Resize a container's TTY"),
-        later(POST, "/libpod/containers/{name}/restart", "Restart a container"),
-        later(POST, "/libpod/containers/{name}/restore", "Restore a container"),
-        later(POST, "/libpod/containers/{name}/start", "Start a container"),
-        later(GET, "/libpod/containers/{name}/stats", "Get stats for a container"),
-        later(POST, "/libpod/containers/{name}/stop", "Stop a container"),
-        later(GET, "/libpod/containers/{name}/top", "List processes"),
-        later(POST, "/libpod/containers/{name}/unmount", "Unmount a container"),
-        later(POST, "/libpod/containers/{name}/unpause", "Unpause Container"),
-        later(POST, "/libpod/containers/{name}/wait", "Wait on a container"),
-        later(POST, "/libpod/containers/create", "Create a container"),
-        later(GET, "/libpod/containers/json", "List containers"),
-        later(POST, "/libpod/containers/prune", "Delete stopped containers"),
-        later(GET, "/libpod/containers/showmounted", "Show mounted containers"),
-        later(GET, "/libpod/containers/stats", "Get stats for one or more containers"),
-        later(GET, "/libpod/generate/{name..}/systemd", "Generate Systemd Units"),
-        get("/libpod/generate/kube", libpod::kube::generate),
-        post("/libpod/play/kube", libpod::kube::play),
-        // libpod: exec
+        later(POST, "/libpod/kube/apply", "Apply Kubernetes YAML to a cluster"),
+        // podman: exec
         later(POST, "/libpod/containers/{name}/exec", "Create an exec instance"),
         later(GET, "/libpod/exec/{id}/json", "Inspect an exec instance"),
         later(POST, "/libpod/exec/{id}/resize", "Resize an exec instance"),
         later(POST, "/libpod/exec/{id}/start", "Start an exec instance"),
-        // libpod: images
+        later(POST, "/libpod/exec/{id}/remove", "Remove an exec instance"),
+        // podman: images
         later(POST, "/libpod/build", "Create image"),
-        later(DELETE, "/libpod/images/{name..}", "Remove an image from the local storage"),
-        later(GET, "/libpod/images/{name..}/exists", "Image exists"),
+        delete("/libpod/images/remove", libpod::images::remove_many),
+        delete("/libpod/images/{name..}", libpod::images::remove),
+        get("/libpod/images/{name..}/exists", libpod::images::exists),
         later(GET, "/libpod/images/{name..}/get", "Export an image"),
-        later(GET, "/libpod/images/{name..}/history", "History of an image"),
-        later(GET, "/libpod/images/{name..}/json", "Inspect an image"),
+        get("/libpod/images/{name..}/history", libpod::images::history),
+        get("/libpod/images/{name..}/json", libpod::images::inspect),
         later(POST, "/libpod/images/{name..}/push", "Push Image"),
-        later(POST, "/libpod/images/{name..}/tag", "Tag an image"),
+        post("/libpod/images/{name..}/tag", libpod::images::tag),
         later(GET, "/libpod/images/{name..}/tree", "Image tree"),
         later(POST, "/libpod/images/{name..}/untag", "Untag an image"),
-        later(
-            GET,
-            "/libpod/images/{name}/changes",
-            "Report on changes to images's filesystem; adds, deletes or modifications",
-        ),
+        later(GET, "/libpod/images/{name}/changes", "Report changes of an image's file system"),
         later(GET, "/libpod/images/export", "Export multiple images"),
         later(POST, "/libpod/images/import", "Import image"),
-        later(GET, "/libpod/images/json", "List Images"),
-        later(POST, "/libpod/images/load", "Load image"),
+        get("/libpod/images/json", libpod::images::list),
+        post("/libpod/images/load", libpod::images::load),
         later(POST, "/libpod/images/prune", "Prune unused images"),
-        later(POST, "/libpod/images/pull", "Pull images"),
-        later(DELETE, "/libpod/images/remove", "Remove one or more images from the storage"),
+        post("/libpod/images/pull", libpod::images::pull).watching(),
         later(GET, "/libpod/images/search", "Search images"),
-        // libpod: manifests
+        get("/libpod/images/{name..}/resolve", libpod::images::resolve),
+        later(POST, "/libpod/images/scp/{name..}", "Copy an image between hosts"),
+        // podman: manifests
         later(DELETE, "/libpod/manifests/{name..}", "Remove"),
         later(POST, "/libpod/manifests/{name..}/add", "AddManifest"),
         later(GET, "/libpod/manifests/{name..}/json", "Inspect"),
         later(POST, "/libpod/manifests/{name}/push", "Push"),
         later(POST, "/libpod/manifests/create", "Create"),
-        // libpod: networks
-        later(DELETE, "/libpod/networks/{name}", "Remove a network"),
+        later(GET, "/libpod/manifests/{name..}/exists", "Manifest list exists"),
+        later(PUT, "/libpod/manifests/{name..}", "Modify a manifest list"),
+        later(POST, "/libpod/manifests/{name..}/registry/{destination}", "Push a manifest list"),
+        later(POST, "/libpod/manifests/{name..}", "Create a manifest list"),
+        // podman: networks
+        delete("/libpod/networks/{name}", libpod::networks::remove),
         later(POST, "/libpod/networks/{name}/connect", "Connect container to network"),
         later(POST, "/libpod/networks/{name}/disconnect", "Disconnect container from network"),
-        later(GET, "/libpod/networks/{name}/json", "Inspect a network"),
-        later(POST, "/libpod/networks/create", "Create network"),
-        later(GET, "/libpod/networks/json", "List networks"),
-        // libpod: pods
-        later(DELETE, "/libpod/pods/{name}", "Remove pod"),
-        later(GET, "/libpod/pods/{name}/exists", "Pod exists"),
-        later(GET, "/libpod/pods/{name}/json", "Inspect pod"),
-        later(POST, "/libpod/pods/{name}/kill", "Kill a pod"),
-        later(POST, "/libpod/pods/{name}/pause", "Pause a pod"),
-        later(POST, "/libpod/pods/{name}/restart", "Restart a pod"),
-        later(POST, "/libpod/pods/{name}/start", "Start a pod"),
-        later(POST, "/libpod/pods/{name}/stop", "Stop a pod"),
+        get("/libpod/networks/{name}/json", libpod::networks::inspect),
+        post("/libpod/networks/create", libpod::networks::create),
+        get("/libpod/networks/json", libpod::networks::list),
+        get("/libpod/networks/{name}/exists", libpod::networks::exists),
+        get("/libpod/networks/{name}", libpod::networks::inspect),
+        later(POST, "/libpod/networks/prune", "Prune networks"),
+        later(POST, "/libpod/networks/{name}/update", "Update a network"),
+        // podman: pods
+        delete("/libpod/pods/{name}", libpod::pods::remove),
+        get("/libpod/pods/{name}/exists", libpod::pods::exists),
+        get("/libpod/pods/{name}/json", libpod::pods::inspect),
+        post("/libpod/pods/{name}/kill", libpod::pods::kill),
+        post("/libpod/pods/{name}/pause", libpod::pods::pause),
+        post("/libpod/pods/{name}/restart", libpod::pods::restart),
+        post("/libpod/pods/{name}/start", libpod::pods::start),
+        post("/libpod/pods/{name}/stop", libpod::pods::stop),
         later(GET, "/libpod/pods/{name}/top", "List processes"),
-        later(POST, "/libpod/pods/{name}/unpause", "Unpause a pod"),
-        later(POST, "/libpod/pods/create", "Create a pod"),
-        later(GET, "/libpod/pods/json", "List pods"),
-        later(POST, "/libpod/pods/prune", "Prune unused pods"),
+        post("/libpod/pods/{name}/unpause", libpod::pods::unpause),
+        post("/libpod/pods/create", libpod::pods::create),
+        get("/libpod/pods/json", libpod::pods::list),
+        post("/libpod/pods/prune", libpod::pods::prune),
         later(GET, "/libpod/pods/stats", "Get stats for one or more pods"),
-        // libpod: volumes
-        later(DELETE, "/libpod/volumes/{name}", "Remove volume"),
-        later(GET, "/libpod/volumes/{name}/json", "Inspect volume"),
-        later(POST, "/libpod/volumes/create", "Create a volume"),
-        later(GET, "/libpod/volumes/json", "List volumes"),
-        later(POST, "/libpod/volumes/prune", "Prune volumes"),
-        // libpod: system
-        later(GET, "/libpod/events", "Get events"),
-        later(GET, "/libpod/info", "Get info"),
+        // podman: volumes
+        delete("/libpod/volumes/{name}", libpod::volumes::remove),
+        get("/libpod/volumes/{name}/json", libpod::volumes::inspect),
+        post("/libpod/volumes/create", libpod::volumes::create),
+        get("/libpod/volumes/json", libpod::volumes::list),
+        post("/libpod/volumes/prune", libpod::volumes::prune),
+        get("/libpod/volumes/{name}/exists", libpod::volumes::exists),
+        later(GET, "/libpod/volumes/{name}/export", "Export a volume"),
+        later(POST, "/libpod/volumes/{name}/import", "Import a volume"),
+        // podman: system
+        get("/libpod/events", libpod::events::events),
+        get("/libpod/info", libpod::system::info),
         later(GET, "/libpod/system/df", "Show disk usage"),
         later(POST, "/libpod/system/prune", "Prune unused data"),
         get("/libpod/version", libpod::system::version),
-        // libpod: containers
-        later(GET, "/libpod/containers/{name}/archive", "Copy files from a container"),
-        // compat: containers
+        later(POST, "/libpod/system/check", "Check the storage"),
+        later(POST, "/libpod/secrets/create", "Create a secret"),
+        later(GET, "/libpod/secrets/json", "List secrets"),
+        later(GET, "/libpod/secrets/{name}/json", "Inspect a secret"),
+        later(GET, "/libpod/secrets/{name}/exists", "Secret exists"),
+        later(DELETE, "/libpod/secrets/{name}", "Remove a secret"),
+        // docker: containers
         later(POST, "/commit", "New Image"),
-        later(DELETE, "/containers/{name}", "Remove a container"),
+        delete("/containers/{name}", compat::containers::remove),
         later(GET, "/containers/{name}/archive", "Get files from a container"),
         later(PUT, "/containers/{name}/archive", "Put files into a container"),
-        later(POST, "/containers/{name}/attach", "Attach to a container"),
+        post("/containers/{name}/attach", libpod::attach::attach).watching(),
         later(GET, "/containers/{name}/export", "Export a container"),
-        later(GET, "/containers/{name}/json", "Inspect container"),
-        later(POST, "/containers/{name}/kill", "Kill container"),
-        later(GET, "/containers/{name}/logs", "Get container logs"),
-        later(POST, "/containers/{name}/pause", "Pause container"),
+        get("/containers/{name}/json", compat::inspect::inspect),
+        post("/containers/{name}/kill", libpod::containers::kill),
+        get("/containers/{name}/logs", libpod::logs::logs),
+        post("/containers/{name}/pause", libpod::containers::pause),
         later(POST, "/containers/{name}/rename", "Rename an existing container"),
-        later(POST, "/containers/{name}/resize", "Resize a container's TTY"),
-        later(POST, "/containers/{name}/restart", "Restart container"),
-        later(POST, "/containers/{name}/start", "Start a container"),
+        post("/containers/{name}/resize", libpod::containers::resize),
+        post("/containers/{name}/restart", libpod::containers::restart),
+        post("/containers/{name}/start", libpod::containers::start),
         later(GET, "/containers/{name}/stats", "Get stats for a container"),
-        later(POST, "/containers/{name}/stop", "Stop a container"),
+        post("/containers/{name}/stop", libpod::containers::stop),
         later(GET, "/containers/{name}/top", "List processes running inside a container"),
-        later(POST, "/containers/{name}/unpause", "Unpause container"),
-        later(POST, "/containers/{name}/wait", "Wait on a container"),
-        later(POST, "/containers/create", "Create a container"),
-        later(GET, "/containers/json", "List containers"),
-        later(POST, "/containers/prune", "Delete stopped containers"),
-        // compat: exec
+        post("/containers/{name}/unpause", libpod::containers::unpause),
+        post("/containers/{name}/wait", compat::containers::wait).watching(),
+        post("/containers/create", compat::create::create),
+        get("/containers/json", compat::containers::list),
+        post("/containers/prune", compat::containers::prune),
+        later(POST, "/containers/{name}/update", "Update a container"),
+        // docker: exec
         later(POST, "/containers/{name}/exec", "Create an exec instance"),
         later(GET, "/exec/{id}/json", "Inspect an exec instance"),
         later(POST, "/exec/{id}/resize", "Resize an exec instance"),
         later(POST, "/exec/{id}/start", "Start an exec instance"),
-        // compat: images
+        // docker: images
         later(POST, "/build", "Create image"),
-        later(DELETE, "/images/{name..}", "Remove Image"),
+        delete("/images/{name..}", compat::images::remove),
         later(GET, "/images/{name..}/get", "Export an image"),
-        later(GET, "/images/{name..}/history", "History of an image"),
-        later(GET, "/images/{name..}/json", "Inspect an image"),
+        get("/images/{name..}/history", libpod::images::history),
+        get("/images/{name..}/json", compat::images::inspect),
         later(POST, "/images/{name..}/push", "Push Image"),
-        later(POST, "/images/{name..}/tag", "Tag an image"),
-        later(POST, "/images/create", "Create an image"),
+        post("/images/{name..}/tag", libpod::images::tag),
+        post("/images/create", compat::images::create).watching(),
         later(GET, "/images/get", "Export several images"),
-        later(GET, "/images/json", "List Images"),
-        later(POST, "/images/load", "Import image"),
+        get("/images/json", compat::images::list),
+        post("/images/load", compat::images::load),
         later(POST, "/images/prune", "Prune unused images"),
         later(GET, "/images/search", "Search images"),
-        // compat: networks
-        later(GET, "/networks", "List networks"),
-        later(DELETE, "/networks/{name}", "Remove a network"),
-        later(GET, "/networks/{name}", "Inspect a network"),
+        // docker: networks
+        get("/networks", compat::networks::list),
+        delete("/networks/{name}", compat::networks::remove),
+        get("/networks/{name}", compat::networks::inspect),
         later(POST, "/networks/{name}/connect", "Connect container to network"),
         later(POST, "/networks/{name}/disconnect", "Disconnect container from network"),
-        later(POST, "/networks/create", "Create network"),
+        post("/networks/create", compat::networks::create),
         later(POST, "/networks/prune", "Delete unused networks"),
-        // compat: volumes
-        later(GET, "/volumes", "List volumes"),
-        later(DELETE, "/volumes/{name}", "Remove volume"),
-        later(GET, "/volumes/{name}", "Inspect volume"),
-        later(POST, "/volumes/create", "Create a volume"),
-        later(POST, "/volumes/prune", "Prune volumes"),
-        // compat: system
-        later(GET, "/events", "Get events"),
-        later(GET, "/info", "Get info"),
+        // docker: volumes
+        get("/volumes", compat::volumes::list),
+        delete("/volumes/{name}", libpod::volumes::remove),
+        get("/volumes/{name}", compat::volumes::inspect),
+        post("/volumes/create", compat::volumes::create),
+        post("/volumes/prune", compat::volumes::prune),
+        // docker: system
+        get("/events", libpod::events::events),
+        get("/info", compat::system::info),
         get("/version", libpod::system::version),
+        later(GET, "/system/df", "Show disk usage"),
+        later(POST, "/auth", "Check a registry login"),
+        // docker: there is no swarm, as podman says
+        get("/configs/{rest..}", compat::system::no_swarm),
+        get("/nodes/{rest..}", compat::system::no_swarm),
+        get("/services/{rest..}", compat::system::no_swarm),
+        get("/swarm/{rest..}", compat::system::no_swarm),
+        get("/tasks/{rest..}", compat::system::no_swarm),
+        post("/configs/{rest..}", compat::system::no_swarm),
+        post("/nodes/{rest..}", compat::system::no_swarm),
+        post("/services/{rest..}", compat::system::no_swarm),
+        post("/swarm/{rest..}", compat::system::no_swarm),
     ]
 }
 
@@ -245,4 +272,53 @@ fn later(method: Method, path: &'static str, operation: &'static str) -> Route {
         let message = format!("operation {operation:?} is not supported by selkie yet");
         Err(ApiError::with_status(StatusCode::NOT_IMPLEMENTED, message))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Method and path of every operation of the API's reference document.
+    const OPERATIONS: &str = include_str!("../../../tests/fast/rest/operations.tsv");
+
+    #[test]
+    fn every_operation_has_its_own_row() {
+        let router = Router::new();
+        let mut count = 0;
+        for line in OPERATIONS.lines().filter(|line| !line.starts_with('#')) {
+            let (method, path) = line.split_once('\t').expect("method, tab, path");
+            let method: Method = method.parse().unwrap();
+            let pattern = path.replace("{name:.*}", "{name..}");
+            let request = path.replace("{name:.*}", "a%2Fb").replace("{name}", "a").replace("{id}", "a");
+            for prefix in prefixes(path) {
+                let found = router.pattern_of(&method, &format!("{prefix}{request}"));
+                assert_eq!(found, Some(pattern.as_str()), "{method} {prefix}{request}");
+            }
+            count += 1;
+        }
+        assert_eq!(count, 148);
+    }
+
+    /// Docker's paths go with and without a version, podman's only with one, but for the ping.
+    fn prefixes(path: &str) -> &'static [&'static str] {
+        match path {
+            "/libpod/_ping" => &["/v4.3.1", "/v5.8.0", ""],
+            path if path.starts_with("/libpod/") => &["/v4.3.1", "/v5.8.0"],
+            _ => &["/v1.24", "/v1.44", ""],
+        }
+    }
+
+    #[test]
+    fn podmans_paths_need_a_version() {
+        assert_eq!(Router::new().pattern_of(&Method::GET, "/libpod/info"), None);
+    }
+
+    #[test]
+    fn a_literal_wins_over_a_name() {
+        let router = Router::new();
+        let found = router.pattern_of(&Method::DELETE, "/v4.3.1/libpod/images/remove");
+        assert_eq!(found, Some("/libpod/images/remove"));
+        let found = router.pattern_of(&Method::GET, "/v5.8.0/libpod/networks/json");
+        assert_eq!(found, Some("/libpod/networks/json"));
+    }
 }

@@ -1,4 +1,5 @@
-//! Replies that go on: chunked records and the framing of container output.
+//! Replies that go on: chunked records, the framing of container output, and connections that
+//! become raw streams between a client and a container.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,13 +8,25 @@ use std::task::{Context, Poll};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use hyper::body::{Frame, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{Response, StatusCode};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::reply::Reply;
+use super::detach::DetachKeys;
+use super::json;
+use super::reply::{self, Reply};
 use crate::api::activity::Busy;
+use crate::api::connection::{Hijack, RawStream};
+use crate::engine::BoxStream;
 use crate::engine::container::OutputStream;
+
+/// What attach and exec connections carry.
+const RAW_STREAM: &str = "application/vnd.docker.raw-stream";
 
 /// The body of a reply: all of it, or pieces as they come, each flushed by itself.
 #[derive(Default)]
@@ -97,6 +110,32 @@ pub fn reply(
     reply
 }
 
+/// Where a long operation writes its JSON records.
+#[derive(Clone)]
+pub struct Records(mpsc::UnboundedSender<Bytes>);
+
+impl Records {
+    /// Each record goes out in one write: old clients read one record per read.
+    pub fn send<T: Serialize>(&self, record: &T) {
+        // Nobody listens any more: the work itself is about to be dropped, too.
+        let _ = self.0.send(json::encode(record).into());
+    }
+}
+
+/// 200 with the records of `work` as they come. The work ends with its client.
+pub fn records<F, Fut>(closing: &CancellationToken, work: F) -> Reply
+where
+    F: FnOnce(Records) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let task = AbortOnDropHandle::new(tokio::spawn(work(Records(sender))));
+    let records = UnboundedReceiverStream::new(receiver).inspect(move |_| {
+        let _keep = &task;
+    });
+    reply(super::reply::JSON, records, closing)
+}
+
 /// One frame of multiplexed output: stream number, three zeros, big-endian length, payload.
 pub fn frame(stream: OutputStream, payload: &[u8]) -> Bytes {
     let number = match stream {
@@ -110,9 +149,149 @@ pub fn frame(stream: OutputStream, payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
+/// How output is told apart on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// 8-byte headers: there are two streams.
+    Multiplexed,
+    /// A terminal has one.
+    Raw,
+}
+
+impl Framing {
+    pub fn of_terminal(terminal: bool) -> Self {
+        if terminal { Self::Raw } else { Self::Multiplexed }
+    }
+
+    pub fn encode(self, stream: OutputStream, payload: Bytes) -> Bytes {
+        match self {
+            Self::Multiplexed => frame(stream, &payload),
+            Self::Raw => payload,
+        }
+    }
+}
+
+/// Takes the connection over: 101 for clients that asked for an upgrade, else 200; raw bytes follow.
+pub fn hijack<F, Fut>(request: &HeaderMap, session: F) -> Reply
+where
+    F: FnOnce(RawStream) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let mut reply = reply::empty(StatusCode::OK);
+    reply.extensions_mut().insert(Hijack::new(hijack_head(request), session));
+    reply
+}
+
+fn hijack_head(request: &HeaderMap) -> String {
+    let text = |name| request.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let asks = text(CONNECTION)
+        .is_some_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
+    match text(UPGRADE).filter(|protocol| asks && !protocol.is_empty()) {
+        Some(protocol) => format!(
+            "HTTP/1.1 101 UPGRADED\r\nContent-Type: {RAW_STREAM}\r\nConnection: Upgrade\r\n\
+             Upgrade: {protocol}\r\n\r\n"
+        ),
+        None => format!("HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n\r\n"),
+    }
+}
+
+/// A container's (or exec session's) side of a raw connection.
+pub struct Conversation {
+    pub output: BoxStream<(OutputStream, Bytes)>,
+    /// `None`: what the client sends is ignored.
+    pub input: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    pub framing: Framing,
+    pub detach_keys: DetachKeys,
+}
+
+impl Conversation {
+    /// Copies both ways until the output ends, the client detaches or is gone, or the server ends.
+    /// A client that closes its writing side closes the container's input; output goes on.
+    pub async fn hold(self, client: RawStream, closing: &CancellationToken) {
+        let (from_client, to_client) = tokio::io::split(client);
+        let output = write_output(self.output, self.framing, to_client);
+        let input = read_input(from_client, self.input, self.detach_keys);
+        tokio::pin!(output, input);
+        tokio::select! {
+            () = &mut output => {}
+            ended = &mut input => match ended {
+                InputEnd::Closed => tokio::select! {
+                    () = &mut output => {}
+                    () = closing.cancelled() => {}
+                },
+                InputEnd::Detached => {}
+            },
+            () = closing.cancelled() => {}
+        }
+    }
+}
+
+enum InputEnd {
+    Closed,
+    Detached,
+}
+
+async fn write_output(
+    mut output: BoxStream<(OutputStream, Bytes)>,
+    framing: Framing,
+    mut client: impl AsyncWrite + Unpin,
+) {
+    while let Some(piece) = output.next().await {
+        let bytes = match piece {
+            Ok((stream, payload)) => framing.encode(stream, payload),
+            // The status line has long gone: the client can only be told in the stream.
+            Err(error) => framing.encode(OutputStream::Stderr, format!("{}\n", error.chain()).into()),
+        };
+        if client.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = client.shutdown().await;
+}
+
+async fn read_input(
+    mut client: impl AsyncRead + Unpin,
+    mut input: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    mut detach_keys: DetachKeys,
+) -> InputEnd {
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let count = match client.read(&mut buffer).await {
+            Ok(0) | Err(_) => {
+                if let Some(input) = &mut input {
+                    let _ = input.shutdown().await;
+                }
+                return InputEnd::Closed;
+            }
+            Ok(count) => count,
+        };
+        let Some(target) = &mut input else { continue };
+        let typed = detach_keys.filter(&buffer[..count]);
+        // A container that no longer reads does not end the conversation: its output does.
+        if target.write_all(&typed.bytes).await.is_err() || target.flush().await.is_err() {
+            input = None;
+        }
+        if typed.detached {
+            return InputEnd::Detached;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_head_depends_on_what_the_client_asked() {
+        let mut request = HeaderMap::new();
+        assert!(hijack_head(&request).starts_with("HTTP/1.1 200 OK\r\n"));
+        request.insert(UPGRADE, HeaderValue::from_static("tcp"));
+        assert!(hijack_head(&request).starts_with("HTTP/1.1 200 OK\r\n"));
+        request.insert(CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
+        let head = hijack_head(&request);
+        assert!(head.starts_with("HTTP/1.1 101 UPGRADED\r\n"));
+        assert!(head.contains("\r\nUpgrade: tcp\r\n") && head.ends_with("\r\n\r\n"));
+    }
 
     #[test]
     fn frames_carry_stream_and_length() {

@@ -1,4 +1,14 @@
 //! podman's own dialect.
 
+pub mod attach;
+pub mod containers;
+pub mod create;
+pub mod events;
+pub mod images;
+pub mod inspect;
 pub mod kube;
+pub mod logs;
+pub mod networks;
+pub mod pods;
 pub mod system;
+pub mod volumes;

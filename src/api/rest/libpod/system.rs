@@ -1,13 +1,18 @@
-//! The service itself: ping, version.
+//! The service itself: ping, version, info.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::api::rest::extract::Call;
-use crate::api::rest::{Outcome, reply, version};
+use crate::api::rest::{Outcome, host_facts, reply, version, view};
+use crate::engine::Engine;
+use crate::engine::config::RuntimeName;
+use crate::engine::container::ContainerFilter;
+use crate::engine::container::state::ContainerState;
 
 /// Both dialects probe this before anything else.
 pub async fn ping(_: Call) -> Outcome {
@@ -122,4 +127,319 @@ pub fn go_arch() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
+}
+
+/// How many containers are in which state.
+#[derive(Default)]
+pub struct ContainerCounts {
+    pub total: usize,
+    pub running: usize,
+    pub paused: usize,
+    pub stopped: usize,
+}
+
+impl ContainerCounts {
+    pub fn of(engine: &Engine) -> Self {
+        let mut counts = Self::default();
+        for record in engine.containers(&ContainerFilter { all: true, ..Default::default() }) {
+            counts.total += 1;
+            match record.state {
+                ContainerState::Running(_) | ContainerState::Stopping(_) => counts.running += 1,
+                ContainerState::Paused(_) => counts.paused += 1,
+                ContainerState::Configured
+                | ContainerState::Created(_)
+                | ContainerState::Exited(_)
+                | ContainerState::Removing => counts.stopped += 1,
+            }
+        }
+        counts
+    }
+}
+
+#[derive(Serialize)]
+pub struct Info {
+    host: HostInfo,
+    store: StoreInfo,
+    registries: BTreeMap<String, ()>,
+    plugins: Plugins,
+    version: VersionInfo,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HostInfo {
+    arch: &'static str,
+    buildah_version: &'static str,
+    cgroup_manager: &'static str,
+    cgroup_version: &'static str,
+    cgroup_controllers: Vec<String>,
+    conmon: Program,
+    cpus: usize,
+    cpu_utilization: CpuUsage,
+    database_backend: &'static str,
+    distribution: Distribution,
+    event_logger: &'static str,
+    free_locks: Option<u32>,
+    hostname: String,
+    id_mappings: IdMappings,
+    kernel: String,
+    log_driver: &'static str,
+    mem_free: u64,
+    mem_total: u64,
+    network_backend: &'static str,
+    network_backend_info: NetworkInfo,
+    oci_runtime: OciRuntime,
+    os: &'static str,
+    remote_socket: RemoteSocket,
+    rootless_network_cmd: &'static str,
+    service_is_remote: bool,
+    security: Security,
+    slirp4netns: Helper,
+    pasta: Helper,
+    swap_free: u64,
+    swap_total: u64,
+    uptime: String,
+    variant: &'static str,
+    linkmode: &'static str,
+    emulated_architectures: [(); 0],
+}
+
+#[derive(Serialize)]
+struct Program {
+    package: String,
+    path: String,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct OciRuntime {
+    name: String,
+    package: String,
+    path: String,
+    version: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CpuUsage {
+    user_percent: f64,
+    system_percent: f64,
+    idle_percent: f64,
+}
+
+#[derive(Serialize)]
+struct Distribution {
+    distribution: String,
+    version: String,
+    codename: String,
+}
+
+#[derive(Serialize)]
+struct IdMappings {
+    gidmap: Option<()>,
+    uidmap: Option<()>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NetworkInfo {
+    backend: &'static str,
+    default_network: &'static str,
+}
+
+#[derive(Serialize)]
+struct RemoteSocket {
+    path: String,
+    exists: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Security {
+    apparmor_enabled: bool,
+    capabilities: &'static str,
+    rootless: bool,
+    seccomp_enabled: bool,
+    seccomp_profile_path: &'static str,
+    selinux_enabled: bool,
+}
+
+#[derive(Default, Serialize)]
+struct Helper {
+    executable: &'static str,
+    package: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StoreInfo {
+    config_file: &'static str,
+    container_store: ContainerStore,
+    graph_driver_name: &'static str,
+    graph_options: BTreeMap<String, ()>,
+    graph_root: String,
+    graph_root_allocated: u64,
+    graph_root_used: u64,
+    graph_status: BTreeMap<&'static str, &'static str>,
+    image_copy_tmp_dir: String,
+    image_store: ImageStore,
+    run_root: String,
+    volume_path: String,
+    transient_store: bool,
+}
+
+#[derive(Serialize)]
+struct ContainerStore {
+    number: usize,
+    paused: usize,
+    running: usize,
+    stopped: usize,
+}
+
+#[derive(Serialize)]
+struct ImageStore {
+    number: usize,
+}
+
+#[derive(Serialize)]
+struct Plugins {
+    volume: [&'static str; 1],
+    network: [&'static str; 1],
+    log: [&'static str; 3],
+    authorization: Option<()>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionInfo {
+    #[serde(rename = "APIVersion")]
+    api_version: &'static str,
+    version: &'static str,
+    go_version: &'static str,
+    git_commit: &'static str,
+    built_time: &'static str,
+    built: i64,
+    build_origin: &'static str,
+    os_arch: String,
+    os: &'static str,
+}
+
+/// podman's default set, which is ours.
+const CAPABILITIES: &str = "CAP_CHOWN,CAP_DAC_OVERRIDE,CAP_FOWNER,CAP_FSETID,CAP_KILL,CAP_NET_BIND_SERVICE,\
+                            CAP_SETFCAP,CAP_SETGID,CAP_SETPCAP,CAP_SETUID,CAP_SYS_CHROOT";
+
+pub async fn info(call: Call) -> Outcome {
+    let engine = call.engine();
+    let config = engine.config();
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let memory = host_facts::memory();
+    let disk = host_facts::disk(&config.root);
+    let (user_percent, system_percent, idle_percent) = host_facts::cpu_utilization();
+    let os = host_facts::os_release();
+    let os = |name: &str| os.get(name).cloned().unwrap_or_default();
+    let counts = ContainerCounts::of(engine);
+    let own = || format!("selkie {}", env!("CARGO_PKG_VERSION"));
+    let oci_runtime = match &config.runtime {
+        RuntimeName::Selkie => OciRuntime {
+            name: "selkie".to_owned(),
+            package: own(),
+            path: text(&config.monitor),
+            version: own(),
+        },
+        RuntimeName::External(name) => OciRuntime {
+            name: name.clone(),
+            package: String::new(),
+            path: name.clone(),
+            version: String::new(),
+        },
+    };
+    let socket = call.context.socket.as_deref().map(text).unwrap_or_default();
+    Ok(reply::json(&Info {
+        host: HostInfo {
+            arch: go_arch(),
+            buildah_version: "",
+            cgroup_manager: "cgroupfs",
+            cgroup_version: host_facts::cgroup_version(),
+            cgroup_controllers: host_facts::cgroup_controllers(),
+            conmon: Program { package: own(), path: text(&config.monitor), version: own() },
+            cpus: host_facts::cpus(),
+            cpu_utilization: CpuUsage { user_percent, system_percent, idle_percent },
+            database_backend: "sqlite",
+            distribution: Distribution {
+                distribution: os("ID"),
+                version: os("VERSION_ID"),
+                codename: os("VERSION_CODENAME"),
+            },
+            event_logger: "selkie",
+            free_locks: None,
+            hostname: host_facts::hostname(),
+            id_mappings: IdMappings { gidmap: None, uidmap: None },
+            kernel: kernel_version(),
+            log_driver: "k8s-file",
+            mem_free: memory.free_bytes,
+            mem_total: memory.total_bytes,
+            network_backend: "selkie",
+            network_backend_info: NetworkInfo { backend: "selkie", default_network: view::DEFAULT_NETWORK },
+            oci_runtime,
+            os: "linux",
+            remote_socket: RemoteSocket { exists: !socket.is_empty(), path: format!("unix://{socket}") },
+            rootless_network_cmd: "",
+            service_is_remote: true,
+            security: Security {
+                apparmor_enabled: false,
+                capabilities: CAPABILITIES,
+                rootless: false,
+                seccomp_enabled: true,
+                seccomp_profile_path: "",
+                selinux_enabled: false,
+            },
+            slirp4netns: Helper::default(),
+            pasta: Helper::default(),
+            swap_free: memory.swap_free_bytes,
+            swap_total: memory.swap_total_bytes,
+            uptime: host_facts::uptime_text(host_facts::uptime_secs()),
+            variant: "",
+            linkmode: "dynamic",
+            emulated_architectures: [],
+        },
+        store: StoreInfo {
+            config_file: "",
+            container_store: ContainerStore {
+                number: counts.total,
+                paused: counts.paused,
+                running: counts.running,
+                stopped: counts.stopped,
+            },
+            graph_driver_name: "overlay",
+            graph_options: BTreeMap::new(),
+            graph_root: text(&config.root),
+            graph_root_allocated: disk.allocated_bytes,
+            graph_root_used: disk.used_bytes,
+            graph_status: BTreeMap::from([("Native Overlay Diff", "true")]),
+            image_copy_tmp_dir: text(&config.root.join("tmp")),
+            image_store: ImageStore { number: engine.images().len() },
+            run_root: text(&config.run_root),
+            volume_path: text(&config.volumes_dir()),
+            transient_store: false,
+        },
+        registries: BTreeMap::new(),
+        plugins: Plugins {
+            volume: ["local"],
+            network: ["bridge"],
+            log: ["k8s-file", "json-file", "none"],
+            authorization: None,
+        },
+        version: VersionInfo {
+            api_version: version::LIBPOD,
+            version: version::LIBPOD,
+            go_version: NO_GO,
+            git_commit: "",
+            built_time: "Thu Jan  1 00:00:00 1970",
+            built: 0,
+            build_origin: "selkie",
+            os_arch: format!("linux/{}", go_arch()),
+            os: "linux",
+        },
+    }))
 }

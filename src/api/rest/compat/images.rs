@@ -1,0 +1,321 @@
+//! Images as docker shows and pulls them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::api::error::ApiError;
+use crate::api::rest::extract::Call;
+use crate::api::rest::libpod::images::{
+    self as libpod, Empty, ImageSummary, comment, image_users, labels, load_body, loaded_names, short_digest,
+};
+use crate::api::rest::stream::{Records, records};
+use crate::api::rest::version::is_before;
+use crate::api::rest::{Outcome, registry_auth, reply, time};
+use crate::engine::Engine;
+use crate::engine::image::{ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
+
+/// How often the progress of one layer is told.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
+
+pub async fn list(call: Call) -> Outcome {
+    let engine = call.engine();
+    let images = libpod::listed(engine, &call.query)?;
+    let users = image_users(engine);
+    let with_virtual_size = is_before(call.version, 1, 44);
+    let list: Vec<_> = images
+        .iter()
+        .map(|image| {
+            let containers = users.get(image.id.as_str()).map_or(0, Vec::len);
+            ImageSummary::new(image, containers).for_docker(with_virtual_size)
+        })
+        .collect();
+    Ok(reply::json(&list))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageInspect<'a> {
+    id: String,
+    repo_tags: &'a [String],
+    repo_digests: &'a [String],
+    parent: &'static str,
+    comment: &'a str,
+    created: String,
+    container: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_config: Option<ImageConfig<'a>>,
+    docker_version: &'static str,
+    author: &'a str,
+    config: ImageConfig<'a>,
+    architecture: &'a str,
+    os: &'a str,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    virtual_size: Option<u64>,
+    graph_driver: libpod::GraphDriver,
+    #[serde(rename = "RootFS")]
+    root_fs: libpod::RootFs<'a>,
+    metadata: Metadata,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metadata {
+    last_tag_time: &'static str,
+}
+
+/// Docker's container config, as far as an image has one.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageConfig<'a> {
+    hostname: &'static str,
+    domainname: &'static str,
+    user: &'a str,
+    attach_stdin: bool,
+    attach_stdout: bool,
+    attach_stderr: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    exposed_ports: BTreeMap<&'a str, Empty>,
+    tty: bool,
+    open_stdin: bool,
+    stdin_once: bool,
+    env: Option<&'a [String]>,
+    cmd: Option<&'a [String]>,
+    image: &'static str,
+    volumes: Option<BTreeMap<&'a str, Empty>>,
+    working_dir: &'a str,
+    entrypoint: Option<&'a [String]>,
+    on_build: Option<()>,
+    labels: Option<BTreeMap<&'a str, &'a str>>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    stop_signal: &'a str,
+}
+
+impl<'a> ImageConfig<'a> {
+    fn new(image: &'a ImageRecord) -> Self {
+        let Some(config) = image.config.config().as_ref() else { return Self::default() };
+        let set = |items: &'a [String]| items.iter().map(|item| (item.as_str(), Empty {})).collect();
+        Self {
+            user: config.user().as_deref().unwrap_or_default(),
+            exposed_ports: set(config.exposed_ports().as_deref().unwrap_or(&[])),
+            env: config.env().as_deref(),
+            cmd: config.cmd().as_deref(),
+            volumes: config.volumes().as_deref().map(set),
+            working_dir: config.working_dir().as_deref().unwrap_or_default(),
+            entrypoint: config.entrypoint().as_deref(),
+            labels: labels(image),
+            stop_signal: config.stop_signal().as_deref().unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
+impl<'a> ImageInspect<'a> {
+    fn new(image: &'a ImageRecord, engine: &Engine, call: &Call) -> Self {
+        Self {
+            id: format!("sha256:{}", image.id),
+            repo_tags: &image.names,
+            repo_digests: &image.repo_digests,
+            parent: "",
+            comment: comment(image),
+            created: time::rfc3339(image.created_at),
+            container: "",
+            container_config: is_before(call.version, 1, 45).then(ImageConfig::default),
+            docker_version: "",
+            author: image.config.author().as_deref().unwrap_or_default(),
+            config: ImageConfig::new(image),
+            architecture: &image.architecture,
+            os: &image.os,
+            size: image.size_bytes,
+            virtual_size: is_before(call.version, 1, 44).then_some(image.size_bytes),
+            graph_driver: libpod::GraphDriver::new(image, engine),
+            root_fs: libpod::RootFs::new(image),
+            metadata: Metadata { last_tag_time: time::NEVER },
+        }
+    }
+}
+
+pub async fn inspect(call: Call) -> Outcome {
+    let engine = call.engine();
+    let image = engine.image(call.path.value("name"))?;
+    Ok(reply::json(&ImageInspect::new(&image, engine, &call)))
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Deleted {
+    Untagged {
+        #[serde(rename = "Untagged")]
+        name: String,
+    },
+    Deleted {
+        #[serde(rename = "Deleted")]
+        id: String,
+    },
+}
+
+pub async fn remove(call: Call) -> Outcome {
+    let force = call.query.flag("force")?;
+    let removed = call.engine().remove_image(call.path.value("name"), force).await?;
+    let untagged = removed.untagged.into_iter().map(|name| Deleted::Untagged { name });
+    let deleted = removed.deleted.iter().map(|id| Deleted::Deleted { id: format!("sha256:{id}") });
+    Ok(reply::json(&untagged.chain(deleted).collect::<Vec<_>>()))
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProgressLine {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress_detail: Option<ProgressDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_detail: Option<ErrorDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Default, Serialize)]
+struct ProgressDetail {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ErrorDetail {
+    message: String,
+}
+
+/// `POST /images/create`: a pull. (An import, with `fromSrc`, is not supported.)
+pub async fn create(call: Call) -> Outcome {
+    if call.query.filled("fromSrc").is_some() {
+        return Err(ApiError::not_supported("importing an image"));
+    }
+    let image = call.query.required("fromImage")?;
+    let reference = pull_reference(image, call.query.filled("tag"));
+    let options = PullOptions {
+        policy: Some(PullPolicy::Always),
+        credentials: registry_auth::credentials(&call.headers, &reference)?,
+        tls_verify: None,
+        platform: call.query.filled("platform").map(str::to_owned),
+    };
+    pull_reply(&call, reference, options)
+}
+
+/// The stream of a pull in docker's words; podman's own route has it too (`compatMode`).
+pub fn pull_reply(call: &Call, reference: String, options: PullOptions) -> Outcome {
+    let engine = call.engine().clone();
+    Ok(records(&call.context.closing, move |records| async move {
+        let progress = progress_lines(records.clone());
+        match engine.pull_image(&reference, options, Some(progress)).await {
+            Ok(image) => {
+                records.send(&status(format!("Digest: {}", image.manifest_digest)));
+                // docker-compose and docker-py look for the id of what was pulled in the last lines.
+                let done =
+                    ProgressLine { id: Some(image.id.to_string()), ..status("Download complete".into()) };
+                records.send(&done);
+                records.send(&status(format!("Status: Image is up to date for {reference}")));
+            }
+            Err(error) => {
+                tracing::warn!(image.reference = reference, error = error.chain(), "pull failed");
+                let message = error.chain();
+                records.send(&ProgressLine {
+                    error_detail: Some(ErrorDetail { message: message.clone() }),
+                    error: Some(message),
+                    ..Default::default()
+                });
+            }
+        }
+    }))
+}
+
+/// A tag may be a digest; without one it is `latest`.
+fn pull_reference(image: &str, tag: Option<&str>) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    match tag {
+        Some(digest) if digest.contains(':') => format!("{image}@{digest}"),
+        Some(tag) => format!("{image}:{tag}"),
+        None if last.contains(':') || last.contains('@') => image.to_owned(),
+        None => format!("{image}:latest"),
+    }
+}
+
+fn status(text: String) -> ProgressLine {
+    ProgressLine { status: Some(text), ..Default::default() }
+}
+
+fn progress_lines(records: Records) -> ProgressSink {
+    let told: Mutex<HashMap<String, Instant>> = Mutex::default();
+    Arc::new(move |progress| {
+        let layer = |text: &str, digest: &str| ProgressLine {
+            id: Some(short_digest(digest).to_owned()),
+            progress_detail: Some(ProgressDetail::default()),
+            ..status(text.to_owned())
+        };
+        match progress {
+            PullProgress::Resolving { reference } => {
+                records.send(&status(format!("Pulling from {reference}")));
+            }
+            PullProgress::LayerPresent { digest } => records.send(&layer("Already exists", &digest)),
+            PullProgress::LayerDownloading { digest, current_bytes, total_bytes } => {
+                let mut told = told.lock().unwrap();
+                match told.get(&digest) {
+                    None => records.send(&layer("Pulling fs layer", &digest)),
+                    Some(last) if last.elapsed() < PROGRESS_PERIOD && current_bytes < total_bytes => return,
+                    Some(_) => {}
+                }
+                told.insert(digest.clone(), Instant::now());
+                let detail = ProgressDetail { current: Some(current_bytes), total: Some(total_bytes) };
+                records.send(&ProgressLine {
+                    progress_detail: Some(detail),
+                    progress: Some(format!("{current_bytes}B/{total_bytes}B")),
+                    ..layer("Downloading", &digest)
+                });
+            }
+            PullProgress::LayerUnpacked { digest } => records.send(&layer("Pull complete", &digest)),
+            PullProgress::Done { .. } => {}
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct LoadLine {
+    stream: String,
+}
+
+pub async fn load(call: Call) -> Outcome {
+    let closing = call.context.closing.clone();
+    let images = load_body(call).await?;
+    Ok(records(&closing, move |records| async move {
+        for name in loaded_names(&images) {
+            records.send(&LoadLine { stream: format!("Loaded image: {name}\n") });
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_completes_the_reference() {
+        for (image, tag, expected) in [
+            ("busybox", Some("1"), "busybox:1"),
+            ("busybox", None, "busybox:latest"),
+            ("r:5000/busybox", None, "r:5000/busybox:latest"),
+            ("busybox:2", None, "busybox:2"),
+            ("busybox", Some("sha256:ab"), "busybox@sha256:ab"),
+        ] {
+            assert_eq!(pull_reference(image, tag), expected);
+        }
+    }
+}

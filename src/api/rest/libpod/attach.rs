@@ -1,0 +1,83 @@
+//! Attaching to a container: a raw connection to its standard streams. The same in both dialects.
+
+use futures_util::StreamExt;
+use hyper::StatusCode;
+
+use super::logs::render_line;
+use crate::api::error::ApiError;
+use crate::api::rest::Outcome;
+use crate::api::rest::detach::DetachKeys;
+use crate::api::rest::extract::{Call, Query};
+use crate::api::rest::stream::{Conversation, Framing, hijack};
+use crate::engine::container::LogOptions;
+use crate::engine::container::state::{Operation, Step};
+use crate::engine::error::{EngineError, Subject};
+use crate::engine::id::NameOrId;
+use crate::engine::{AttachOptions, BoxStream};
+
+pub async fn attach(call: Call) -> Outcome {
+    let (stream, logs) = (call.query.optional_flag("stream")?.unwrap_or(true), call.query.flag("logs")?);
+    if !stream && !logs {
+        return Err(ApiError::bad_request("at least one of logs and stream must be true"));
+    }
+    let streams = streams(&call.query)?;
+    let detach_keys = DetachKeys::of_query(&call.query)?;
+    let engine = call.engine();
+    let record = engine.container(&call.name())?;
+    let id = NameOrId::from(&record.id);
+    match record.state.check(Operation::Attach) {
+        Ok(Step::InitFirst) => engine.init_container(&id).await?,
+        Ok(_) => {}
+        Err(error) => {
+            let subject = Subject::Container(record.name.to_string());
+            return Err(EngineError::wrong_state(subject, error).into());
+        }
+    }
+    let framing = Framing::of_terminal(record.spec.terminal);
+    let mut output: BoxStream<_> = Box::pin(futures_util::stream::empty());
+    let mut input = None;
+    if logs {
+        let lines = engine.container_logs(&id, stored_lines(&streams)).await?;
+        output = Box::pin(lines.map(|line| line.map(|line| (line.stream, render_line(&line, None)))));
+    }
+    if stream {
+        // Before the header goes out: a client starts the container when it has seen the header.
+        let session = engine.attach_container(&id, streams.clone()).await?;
+        output = Box::pin(output.chain(session.output));
+        input = streams.stdin.then_some(session.input);
+    }
+    let conversation = Conversation { output, input, framing, detach_keys };
+    let closing = call.context.closing.clone();
+    Ok(hijack(&call.headers, move |client| async move { conversation.hold(client, &closing).await }))
+}
+
+/// Which streams; all of them if the client names none.
+fn streams(query: &Query) -> Result<AttachOptions, ApiError> {
+    let given = |name| query.text(name).is_some();
+    if !given("stdin") && !given("stdout") && !given("stderr") {
+        return Ok(AttachOptions { stdin: true, stdout: true, stderr: true });
+    }
+    let options = AttachOptions {
+        stdin: query.flag("stdin")?,
+        stdout: query.flag("stdout")?,
+        stderr: query.flag("stderr")?,
+    };
+    match options {
+        AttachOptions { stdin: false, stdout: false, stderr: false } => Err(ApiError::with_status(
+            StatusCode::BAD_REQUEST,
+            "at least one of stdin, stdout, stderr must be true",
+        )),
+        options => Ok(options),
+    }
+}
+
+fn stored_lines(streams: &AttachOptions) -> LogOptions {
+    LogOptions {
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        follow: false,
+        since: None,
+        until: None,
+        tail: None,
+    }
+}
