@@ -93,6 +93,8 @@ impl Networks {
     ///
     /// A node port that something else has is left out and is the error; all else is in force then.
     pub async fn apply_services(&self, services: Vec<VirtualService>) -> Result<()> {
+        let mut services = services;
+        services.sort_by(|a, b| a.name.cmp(&b.name));
         let mut applied = self.0.services.lock().await;
         if *applied == services {
             return Ok(());
@@ -148,6 +150,7 @@ impl Networks {
         let taken = self.0.clone().blocking(|shared| {
             let bridges = shared.state().bridge_names();
             shared.links().delete(bridges.iter().map(String::as_str)).map_err(NetworkError::Link)?;
+            shared.state().forget_bridges();
             shared.table.delete().map_err(|error| shared.table_error(error))
         });
         Ok(taken.await?)
@@ -563,22 +566,28 @@ impl Shared {
     /// Another program's chain may drop what ours accepts; nothing here can overrule it.
     async fn warn_about_foreign_drops(self: &Arc<Self>) {
         let found = self.clone().blocking(|shared| {
-            super::nft::foreign_forward_drops(&shared.prefix).map_err(|error| shared.table_error(error))
+            super::nft::foreign_drops(&shared.prefix).map_err(|error| shared.table_error(error))
         });
+        let prefix = &self.prefix;
         match found.await {
-            Ok(chains) if chains.is_empty() => {}
-            Ok(chains) => {
-                let prefix = &self.prefix;
-                tracing::warn!(
-                    chains = chains.join(", "),
-                    "the host's firewall drops forwarded packets by default: containers reach nothing and published \
-                     ports do not answer unless it lets them, as with `iptables -I FORWARD -i {prefix}+ -j ACCEPT` \
-                     and `iptables -I FORWARD -o {prefix}+ -j ACCEPT`"
-                );
+            Ok(drops) => {
+                if !drops.forward.is_empty() {
+                    tracing::warn!(
+                        chains = drops.forward.join(", "),
+                        "the host's firewall drops forwarded packets by default: containers reach nothing and \
+                         published ports do not answer unless it lets them, as with \
+                         `iptables -I FORWARD -i {prefix}+ -j ACCEPT` and `iptables -I FORWARD -o {prefix}+ -j ACCEPT`"
+                    );
+                }
+                if !drops.input.is_empty() {
+                    tracing::warn!(
+                        chains = drops.input.join(", "),
+                        "the host's firewall drops incoming packets by default: containers can not ask for names \
+                         unless it lets them, as with `iptables -I INPUT -i {prefix}+ -p udp --dport 53 -j ACCEPT`"
+                    );
+                }
             }
-            Err(error) => {
-                tracing::debug!(error = %chain(&error), "other tables can not be read");
-            }
+            Err(error) => tracing::debug!(error = %chain(&error), "other tables can not be read"),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod ipam;
 pub mod names;
 mod netlink;
 pub mod nft;
+mod nft_wire;
 pub mod ports;
 pub mod service;
 mod state;

@@ -230,6 +230,14 @@ impl State {
         self.networks.values()
     }
 
+    /// None of the bridges is there any more.
+    pub fn forget_bridges(&mut self) {
+        for entry in self.networks.values_mut() {
+            entry.bridge_index = None;
+            entry.elements.clear();
+        }
+    }
+
     pub fn bridge_names(&self) -> BTreeSet<String> {
         self.networks.values().map(|entry| entry.record.bridge.clone()).collect()
     }

@@ -11,14 +11,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::netlink::{Reply, Socket, attribute_text};
-use super::nft::NFTA_TABLE_NAME;
+use super::nft_wire::{NFNL_SUBSYS_NFTABLES, NFTA_TABLE_NAME};
 use super::{NetworkError, Networks, Shared, bridge};
 use crate::engine::error::Result;
 
 /// `RTNLGRP_LINK` and `NFNLGRP_NFTABLES` as bits of the first 32 groups.
 const LINK_GROUP: u32 = 1;
 const NFTABLES_GROUP: u32 = 1 << 6;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFGENMSG_BYTES: usize = 4;
 /// Whoever deletes one thing often deletes the next.
 const SETTLE: Duration = Duration::from_millis(20);
