@@ -953,9 +953,6 @@ fn node_two_tables_live_side_by_side() {
 #[test]
 fn node_setup_is_fast() {
     on_fresh_host(true, |host| async move {
-        if std::env::var_os("TRACE").is_some() {
-            tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).init();
-        }
         let mut sandboxes = Vec::new();
         let mut times = Vec::new();
         for number in 0..30u16 {
