@@ -111,9 +111,8 @@ impl Layers {
         Ok(Ensured::Made { size_bytes })
     }
 
-    #[expect(dead_code, reason = "pull lands next")]
-    pub fn are_present<'a>(&self, mut chain_ids: impl Iterator<Item = &'a Digest>) -> bool {
-        chain_ids.all(|chain_id| self.size_of(chain_id).is_some())
+    pub fn is_present(&self, chain_id: &Digest) -> bool {
+        self.size_of(chain_id).is_some()
     }
 
     /// Removes every layer that is neither wanted nor held. Names go at once, files in the background.

@@ -177,14 +177,6 @@ impl CheckedConfig {
         let chain_ids = chain_ids(&diff_ids);
         Ok(Self { config, diff_ids, chain_ids })
     }
-
-    pub fn platform(&self) -> Platform {
-        Platform::normalised(
-            &self.config.os().to_string(),
-            &self.config.architecture().to_string(),
-            self.config.variant().as_deref(),
-        )
-    }
 }
 
 /// An operating system and a processor, in Go's words.
@@ -200,6 +192,12 @@ impl Platform {
     /// This machine's.
     pub fn host() -> Self {
         Self::normalised(std::env::consts::OS, std::env::consts::ARCH, None)
+    }
+
+    /// The one an image was made for.
+    pub fn of(config: &ImageConfiguration) -> Self {
+        let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+        Self::normalised(&os, &architecture, config.variant().as_deref())
     }
 
     fn normalised(os: &str, architecture: &str, variant: Option<&str>) -> Self {
@@ -393,7 +391,7 @@ mod tests {
         let checked = CheckedConfig::parse(&bytes, 1).unwrap();
         assert_eq!(checked.diff_ids, [diff_id.clone()]);
         assert_eq!(checked.chain_ids, [diff_id]);
-        assert_eq!(checked.platform().to_string(), "linux/amd64");
+        assert_eq!(Platform::of(&checked.config).to_string(), "linux/amd64");
         let config = checked.config.config().clone().unwrap();
         assert_eq!(config.exposed_ports().as_deref(), Some(&["80/tcp".to_owned()][..]));
         assert!(matches!(CheckedConfig::parse(&bytes, 2), Err(ManifestError::LayerCount { .. })));

@@ -15,9 +15,11 @@ pub mod entries;
 pub mod layer;
 mod layers;
 mod manifest;
+mod pull;
 mod records;
 pub mod reference;
 pub mod registries_conf;
+mod registry;
 mod store;
 
 use std::collections::{HashMap, HashSet};
@@ -174,7 +176,6 @@ pub struct ImageStore {
 }
 
 struct Shared {
-    #[expect(dead_code, reason = "pull lands next")]
     settings: ImageSettings,
     content: Content,
     layers: Arc<Layers>,
@@ -184,6 +185,7 @@ struct Shared {
     changing: Arc<tokio::sync::Mutex<()>>,
     /// As last read; a pull reads it again.
     registries: RwLock<Arc<RegistriesConf>>,
+    flights: pull::Flights,
 }
 
 /// An image whose layers are all there, about to get its record.
@@ -261,6 +263,7 @@ impl ImageStore {
             records: RwLock::new(Arc::new(records)),
             changing: Arc::default(),
             registries: RwLock::new(Arc::new(registries)),
+            flights: pull::Flights::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -272,8 +275,7 @@ impl ImageStore {
         options: PullOptions,
         progress: Option<ProgressSink>,
     ) -> Result<Arc<ImageRecord>> {
-        let _ = (reference, options, progress);
-        todo!("images")
+        self.pull_if_wanted(reference, options, progress).await
     }
 
     /// Loads a docker-archive, an oci-archive (either may be compressed) or an OCI layout directory.

@@ -77,6 +77,7 @@ impl Drop for Ingest {
     fn drop(&mut self) {
         if let Some(path) = &self.path
             && let Err(error) = fs::remove_dir_all(path)
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "a half-done layer stays until the next start");
         }
@@ -250,9 +251,13 @@ fn clear(directory: &Path, wanted: &HashSet<Digest>) -> Result<(), ContentError>
         };
         if is_left {
             let path = entry.path();
-            let is_directory = entry.file_type().map_err(ContentError::at("look at", &path))?.is_dir();
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let removed = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(ContentError::at("remove", &path))?;
+            match removed {
+                // Another store of this process, already closed, was still removing it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(ContentError::at("remove", &path))?,
+            }
             tracing::info!(path = %path.display(), "removed what no image uses");
         }
     }

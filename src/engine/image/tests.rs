@@ -251,3 +251,9 @@ async fn node_bad_archives_change_nothing_and_say_what_is_wrong() {
     let node = node.reopened();
     assert_eq!(node.content(), Vec::<String>::new());
 }
+
+#[path = "../../../tests/support/registry.rs"]
+mod registry;
+
+#[path = "pull_tests.rs"]
+mod pulls;
