@@ -7,6 +7,7 @@ pub mod actual;
 pub mod backoff;
 mod claim;
 pub mod desired;
+pub mod generate;
 pub mod manifest;
 pub mod plan;
 pub mod status;

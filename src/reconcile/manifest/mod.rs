@@ -8,9 +8,10 @@
 mod assemble;
 mod check;
 mod convert;
+pub(super) mod emit;
 mod fields;
 mod load;
-mod names;
+pub(super) mod names;
 mod problem;
 mod quantity;
 pub(super) mod render;

@@ -40,7 +40,6 @@ pub fn seal(pod: &mut DesiredPod) {
 }
 
 /// The pod as documents that can be played: ConfigMaps, Secrets and claims first, then the Pod.
-#[expect(dead_code, reason = "generate is next")]
 pub fn documents(pod: &DesiredPod) -> Vec<Value> {
     let mut renderer = Renderer { files: Files::Companions, companions: Vec::new() };
     let document = renderer.pod(pod);
@@ -563,7 +562,8 @@ fn fields(pod: &DesiredPod, shape: &Value) -> BTreeMap<String, String> {
                 // `$(VAR)` may have carried it on into an argument.
                 if value.len() >= 4 {
                     for field in fields.values_mut() {
-                        *field = field.replace(value.as_str(), "(secret)");
+                        *field =
+                            field.replace(value.as_str(), "(secret)").replace(&escape(value), "(secret)");
                     }
                 }
             }

@@ -431,6 +431,11 @@ fn plain(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
+/// Whether a plain scalar of this text is a string.
+pub fn is_plain_text(text: &str) -> bool {
+    matches!(plain(text), Value::Text(_))
+}
+
 fn integer(text: &str) -> Option<i64> {
     let digits = text.replace('_', "");
     let (negative, digits) = match digits.as_bytes().first()? {
