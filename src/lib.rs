@@ -48,6 +48,7 @@ use api::{ListenAddress, Listeners};
 use engine::Engine;
 use engine::config::EngineConfig;
 use engine::error::{EngineError, ErrorKind, Subject};
+use engine::id::NameOrId;
 use reconcile::{PlayRequest, Reconciler, ReconcilerOptions};
 
 /// What one daemon shall do.
@@ -162,8 +163,8 @@ impl Kube for ReconcilerDoor {
     }
 
     fn generate(&self, names: Vec<String>, options: GenerateOptions) -> Result<String, EngineError> {
-        let _ = (names, options, &self.engine);
-        Err(EngineError::new(ErrorKind::NotSupported, Subject::Engine, "generate is being built"))
+        let names: Vec<NameOrId> = names.into_iter().map(NameOrId::from).collect();
+        reconcile::generate::generate(&self.engine, &names, options.service, &|_| None)
     }
 
     fn status(&self) -> serde_json::Value {
