@@ -356,6 +356,33 @@ impl Engine {
         self.inner.notes.area(area)
     }
 
+    /// Takes everything of this engine off the host: bridges, rules, cgroups. Refused while a container or a
+    /// pod exists. The next container puts back what it needs.
+    pub async fn dismantle(&self) -> Result<()> {
+        if !self.containers(&ContainerFilter { all: true, ..Default::default() }).is_empty()
+            || !self.pods().is_empty()
+        {
+            return Err(EngineError::new(
+                error::ErrorKind::InUse,
+                Subject::Engine,
+                "containers or pods exist: remove them first",
+            ));
+        }
+        let inner = self.inner.clone();
+        self.inner
+            .detached(async move {
+                inner.networks.take_down().await?;
+                let parent = Path::new("/").join(&inner.config.cgroup_parent);
+                runtime::cgroup::Layout::detect()
+                    .and_then(|layout| runtime::cgroup::Cgroup::new(layout, &parent))
+                    .and_then(|cgroup| cgroup.remove())
+                    .map_err(|error| {
+                        EngineError::internal(Subject::Engine, "remove the parent cgroup", error)
+                    })
+            })
+            .await
+    }
+
     /// Stops what only this process drives (DNS, timers); containers run on.
     pub async fn close(&self) {
         self.inner.close().await

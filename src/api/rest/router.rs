@@ -29,6 +29,7 @@ fn routes() -> Vec<Route> {
         get("/selkie/v1/status", selkie::status),
         post("/selkie/v1/plan", selkie::plan).watching(),
         post("/selkie/v1/apply", selkie::apply),
+        post("/selkie/v1/dismantle", selkie::dismantle),
         // podman: containers
         later(POST, "/libpod/commit", "Commit"),
         later(GET, "/libpod/containers/{name..}/healthcheck", "Run a container's healthcheck"),

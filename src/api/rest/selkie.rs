@@ -1,4 +1,4 @@
-//! Our own few routes, for `selkie status`, `plan` and `apply`. The documents are the reconciler's.
+//! Our own few routes, for `selkie status`, `plan`, `apply` and `system reset`. The documents are the reconciler's.
 
 use std::path::PathBuf;
 
@@ -18,6 +18,12 @@ pub async fn plan(call: Call) -> Outcome {
 pub async fn apply(call: Call) -> Outcome {
     let directory = directory(&call.query)?;
     Ok(reply::json(&call.kube().apply(directory).await?))
+}
+
+/// The last step of `selkie system reset`.
+pub async fn dismantle(call: Call) -> Outcome {
+    call.engine().dismantle().await?;
+    Ok(reply::json(&serde_json::json!({})))
 }
 
 /// The daemon's working directory is not the client's, so a relative path would mean another place.
