@@ -36,6 +36,8 @@ pub const POINTS: &[&str] = &[
     "volume-copied",
     "volume-remove-moved",
     "volume-remove-recorded",
+    // After every effect of the reconciler: `reconcile:N` is the N-th.
+    "reconcile",
 ];
 
 struct Armed {

@@ -35,7 +35,6 @@ pub enum Action {
     FetchImage {
         image: String,
         policy: PullPolicy,
-        /// For `Always`: the pods' shapes this fetch is for; each shape is fetched for once.
         key: FetchKey,
     },
     RemoveService {
@@ -84,12 +83,23 @@ pub enum Action {
     },
 }
 
-/// What an image fetch is for. Fetching for `Always` happens once per shape of a pod, not each pass.
+/// What an image fetch is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FetchKey {
     pub image: String,
-    /// `None`: the image only has to be there.
-    pub shape: Option<String>,
+    pub freshness: Freshness,
+}
+
+/// How fresh an image has to be, by the pull policy of who needs it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Freshness {
+    /// It only has to be there.
+    Present,
+    /// It has to be there already (`Never`).
+    Local,
+    /// The registry is asked, once for each shape of a pod and not in each pass (`Always`).
+    Asked { shape: String },
 }
 
 /// How the machine differs from what is written: the reason of an action.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::image::PullPolicy;
 use crate::reconcile::action::{
-    Action, Drift, FetchKey, FieldChange, Gate, Hold, HoldCause, HoldSubject, ImageChange, Plan,
+    Action, Drift, FetchKey, FieldChange, Freshness, Gate, Hold, HoldCause, HoldSubject, ImageChange, Plan,
     PlannedAction,
 };
 use crate::reconcile::actual::{Activity, ActualPod, ActualState, ImageState};
@@ -43,11 +43,12 @@ pub fn plan(desired: &DesiredState, actual: &ActualState) -> Plan {
 
 /// Which containers' images a pod needs before it is made, and why they would be asked for again.
 pub fn fetch_key(pod: &DesiredPod, container: &DesiredContainer) -> FetchKey {
-    let shape = match container.pull_policy {
-        PullPolicy::Always | PullPolicy::Newer => Some(pod.hash.clone()),
-        PullPolicy::Missing | PullPolicy::Never => None,
+    let freshness = match container.pull_policy {
+        PullPolicy::Always | PullPolicy::Newer => Freshness::Asked { shape: pod.hash.clone() },
+        PullPolicy::Missing => Freshness::Present,
+        PullPolicy::Never => Freshness::Local,
     };
-    FetchKey { image: container.spec.image.clone(), shape }
+    FetchKey { image: container.spec.image.clone(), freshness }
 }
 
 /// How much of a pod a new spec touches.
@@ -538,8 +539,10 @@ impl<'a> Scene<'a> {
             for (pod, container) in needed_containers(draft) {
                 match self.image_state(&fetch_key(pod, container)) {
                     ImageState::Present => {}
-                    ImageState::Absent | ImageState::Fetching => missing.push(container.spec.image.clone()),
-                    ImageState::Failed { reason, message, .. } => {
+                    ImageState::Absent | ImageState::Fetching | ImageState::Failed { due: true, .. } => {
+                        missing.push(container.spec.image.clone());
+                    }
+                    ImageState::Failed { reason, message, due: false } => {
                         failed = Some(Gate::ImageFailed {
                             image: container.spec.image.clone(),
                             reason: reason.clone(),

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{HostError, Result, Step as _};
 
@@ -49,6 +49,17 @@ pub fn unmount_all(dir: &Path) -> Result<()> {
         unmount(&entry.mount_point)?;
     }
     Ok(())
+}
+
+/// Mounts an empty tmpfs on the directory `path`; `size_bytes: None` is the kernel's default, half the memory.
+pub fn mount_tmpfs(path: &Path, size_bytes: Option<u64>, mode: u32) -> Result<()> {
+    let mut options = format!("mode={mode:o}");
+    if let Some(size) = size_bytes {
+        options.push_str(&format!(",size={size}"));
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|error| HostError::new(format!("mount a tmpfs on {}", path.display()), error))
 }
 
 /// Lazily unmounts `path`. Nothing mounted there is no error.
