@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
+use rustix::process::Signal;
 
+use super::process::OpenRuntime;
 use super::protocol::{FailureKind, LaunchRequest, MonitorState};
 use super::{Adopted, MonitorError, STATE_FILE, packet};
 use crate::engine::container::state::ExitStatus;
 use crate::engine::error::chain;
 use crate::engine::host::process;
-use crate::engine::runtime;
 
 const REQUEST_FILE: &str = "launch.json";
 const LOG_FILE: &str = "monitor.log";
@@ -39,13 +40,6 @@ pub fn spawn(program: &Path, request: &LaunchRequest) -> Result<Spawned, Monitor
         move |source: io::Error| MonitorError::Io { step, path, source }
     };
     std::fs::create_dir_all(run_dir).map_err(failed("create run directory", run_dir))?;
-    // The end of an earlier run must not be taken for this one's.
-    match std::fs::remove_file(run_dir.join(STATE_FILE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("remove old state", run_dir)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
     let path = run_dir.join(REQUEST_FILE);
     let stdin = write_request(&path, request).map_err(failed("write launch request", &path))?;
     let path = run_dir.join(LOG_FILE);
@@ -98,33 +92,32 @@ pub fn is_locked(run_dir: &Path) -> bool {
 }
 
 /// The monitor of `run_dir` has ended: what became of the container. Kills and removes what is left.
-pub fn conclude(run_dir: &Path) -> Adopted {
+pub fn conclude(run_dir: &Path, open: OpenRuntime) -> Adopted {
     let state = read_state(run_dir);
     // The last thing a monitor does, when nothing is left, is to remove its socket.
     let clean = !run_dir.join(packet::SOCKET_NAME).exists();
     match state {
         Some(MonitorState::Exited(status)) => {
             if !clean {
-                cleanup_leftovers(run_dir);
+                cleanup_leftovers(run_dir, open);
             }
             Adopted::Ended(status)
         }
         Some(MonitorState::Failed { kind, message }) => {
             if !clean {
-                cleanup_leftovers(run_dir);
+                cleanup_leftovers(run_dir, open);
             }
             Adopted::Ended(failed_status(kind, message))
         }
-        Some(
-            state @ (MonitorState::Created { .. }
-            | MonitorState::Running { .. }
-            | MonitorState::Paused { .. }),
-        ) => {
-            cleanup_leftovers(run_dir);
-            Adopted::Ended(died_status(&state))
+        Some(MonitorState::Created { .. } | MonitorState::Running { .. } | MonitorState::Paused { .. }) => {
+            cleanup_leftovers(run_dir, open);
+            match read_state(run_dir) {
+                Some(MonitorState::Exited(status)) => Adopted::Ended(status),
+                _ => Adopted::Lost,
+            }
         }
         None => {
-            cleanup_leftovers(run_dir);
+            cleanup_leftovers(run_dir, open);
             Adopted::Lost
         }
     }
@@ -132,7 +125,7 @@ pub fn conclude(run_dir: &Path) -> Adopted {
 
 /// Kills and removes what a monitor that was killed has left of its container. May be called again.
 /// What cannot be removed is logged and tried again when the container is launched or removed.
-pub fn cleanup_leftovers(run_dir: &Path) {
+pub fn cleanup_leftovers(run_dir: &Path, open: OpenRuntime) {
     let Ok(request) = read_request(run_dir) else { return };
     let state = read_state(run_dir);
     if let Some(
@@ -140,30 +133,29 @@ pub fn cleanup_leftovers(run_dir: &Path) {
         | MonitorState::Running { pid, start_ticks, .. }
         | MonitorState::Paused { pid, start_ticks, .. },
     ) = state
-        && let Ok(Some(process)) = process::pidfd_open_same(pid, start_ticks)
     {
-        use std::os::fd::AsFd;
-        let _ = process::pidfd_signal(process.as_fd(), rustix::process::Signal::KILL.as_raw());
-        process::wait_ended(process.as_fd(), KILL_LIMIT_MS);
+        if let Ok(Some(process)) = process::pidfd_open_same(pid, start_ticks) {
+            let _ = process::pidfd_signal(process.as_fd(), Signal::KILL.as_raw());
+            process::wait_ended(process.as_fd(), KILL_LIMIT_MS);
+        }
+        // Next time nothing needs to be found out again. The socket stays until nothing is left.
+        let end = state.as_ref().map(|state| MonitorState::Exited(died_status(state)));
+        let written = serde_json::to_vec(&end)
+            .map_err(io::Error::from)
+            .and_then(|text| std::fs::write(run_dir.join(STATE_FILE), text));
+        if let Err(error) = written {
+            tracing::warn!(container.id = request.create.id, %error, "cannot record the end of a container");
+        }
     }
-    let deleted = runtime::open(&request.runtime, &request.create).and_then(|mut runtime| runtime.delete());
-    if let Err(error) = deleted {
-        tracing::warn!(
+    let deleted = open(&request.runtime, &request.create).and_then(|mut runtime| runtime.delete());
+    match deleted {
+        Ok(()) => drop(std::fs::remove_file(run_dir.join(packet::SOCKET_NAME))),
+        Err(error) => tracing::warn!(
             container.id = request.create.id,
             error = chain(&error),
             "cannot remove what a killed monitor has left"
-        );
-        return;
+        ),
     }
-    if let Some(
-        state @ (MonitorState::Created { .. } | MonitorState::Running { .. } | MonitorState::Paused { .. }),
-    ) = &state
-        && let Ok(text) = serde_json::to_vec(&MonitorState::Exited(died_status(state)))
-    {
-        // Next time nothing needs to be found out again.
-        let _ = std::fs::write(run_dir.join(STATE_FILE), text);
-    }
-    let _ = std::fs::remove_file(run_dir.join(packet::SOCKET_NAME));
 }
 
 /// The end of a container whose monitor was killed: nobody saw its exit code, and it was killed too.
@@ -197,6 +189,11 @@ fn failed_status(kind: FailureKind, message: String) -> ExitStatus {
 fn write_request(path: &Path, request: &LaunchRequest) -> io::Result<File> {
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    // The end of an earlier run must not be taken for this one's.
+    match std::fs::remove_file(request.run_dir.join(STATE_FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     file.set_len(0)?;
     file.write_all(&serde_json::to_vec(request)?)?;
     file.seek(SeekFrom::Start(0))?;

@@ -19,7 +19,7 @@ use crate::engine::container::OutputStream;
 use crate::engine::container::state::{ExitStatus, Process};
 use crate::engine::error::{ErrorKind, chain};
 use crate::engine::host::process::{self as process_host, SealedProgram};
-use crate::engine::runtime::ExecProcess;
+use crate::engine::runtime::{self, ExecProcess};
 use crate::engine::{AttachOptions, BoxStream};
 
 mod attach;
@@ -35,6 +35,7 @@ mod reaper;
 mod session;
 
 use client::Client;
+use process::OpenRuntime;
 use protocol::{ExecLifetime, LaunchRequest, MonitorState, Request, Response};
 pub use session::{ExecControl, ExecSession};
 
@@ -122,6 +123,8 @@ pub struct Monitors(Arc<Inner>);
 
 struct Inner {
     program: PathBuf,
+    /// The runtime that removes what a killed monitor has left.
+    open: OpenRuntime,
     /// What is executed: a copy of the program that no container can write to, made at the first launch.
     sealed: OnceLock<SealedProgram>,
     watched: Mutex<HashMap<PathBuf, Watched>>,
@@ -138,11 +141,11 @@ struct Watched {
 
 impl Monitors {
     pub fn new(config: &EngineConfig) -> Self {
-        Self::with_program(config.monitor.clone())
+        Self::with(config.monitor.clone(), runtime::open)
     }
 
-    fn with_program(program: PathBuf) -> Self {
-        Self(Arc::new(Inner { program, sealed: OnceLock::new(), watched: Mutex::default() }))
+    fn with(program: PathBuf, open: OpenRuntime) -> Self {
+        Self(Arc::new(Inner { program, open, sealed: OnceLock::new(), watched: Mutex::default() }))
     }
 
     /// Spawns a monitor and waits (60 s at most) until it has prepared the container. `started_at` is
@@ -233,7 +236,7 @@ impl Monitors {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        conclude(run_dir.to_owned()).await
+        conclude(run_dir.to_owned(), self.0.open).await
     }
 
     /// Resolves when the container has ended and nothing of it is left. Event driven. Any number of
@@ -303,8 +306,8 @@ impl Monitors {
     /// removing it, before its run directory goes. Does nothing where nothing is left.
     pub async fn cleanup(&self, run_dir: &Path) {
         self.0.watched.lock().expect("no panic under this lock").remove(run_dir);
-        let run_dir = run_dir.to_owned();
-        let _ = tokio::task::spawn_blocking(move || launch::cleanup_leftovers(&run_dir)).await;
+        let (run_dir, open) = (run_dir.to_owned(), self.0.open);
+        let _ = tokio::task::spawn_blocking(move || launch::cleanup_leftovers(&run_dir, open)).await;
     }
 
     /// The path to execute.
@@ -334,6 +337,7 @@ impl Monitors {
         self.0.watched.lock().expect("no panic under this lock").insert(run_dir.to_owned(), watched.clone());
         let run_dir = run_dir.to_owned();
         let monitors = Arc::downgrade(&self.0);
+        let open = self.0.open;
         tokio::spawn(async move {
             if let Err(error) = pidfd.readable().await {
                 tracing::error!(path = %run_dir.display(), %error, "cannot wait for a monitor");
@@ -342,7 +346,7 @@ impl Monitors {
             if let Err(error) = process_host::reap(pidfd.get_ref()) {
                 tracing::error!(path = %run_dir.display(), error = chain(&error), "cannot reap a monitor");
             }
-            let outcome = conclude(run_dir.clone()).await;
+            let outcome = conclude(run_dir.clone(), open).await;
             // Who asks from now on finds the same in the directory.
             if let Some(monitors) = monitors.upgrade() {
                 let mut watched = monitors.watched.lock().expect("no panic under this lock");
@@ -409,8 +413,8 @@ impl Drop for KillOnDrop {
 }
 
 /// What the run directory says, now that no monitor lives in it. Most often that is one small file.
-async fn conclude(run_dir: PathBuf) -> Adopted {
-    tokio::task::spawn_blocking(move || launch::conclude(&run_dir)).await.unwrap_or(Adopted::Lost)
+async fn conclude(run_dir: PathBuf, open: OpenRuntime) -> Adopted {
+    tokio::task::spawn_blocking(move || launch::conclude(&run_dir, open)).await.unwrap_or(Adopted::Lost)
 }
 
 /// A request without an answer of its own.
@@ -441,5 +445,7 @@ async fn read_report(report: OwnedFd) -> Option<MonitorState> {
     serde_json::from_slice(&text).ok()
 }
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;

@@ -60,16 +60,19 @@ pub fn main() -> ExitCode {
         complain(format_args!("{}", chain(&error)));
         return ExitCode::FAILURE;
     }
-    serve(crate::engine::runtime::open)
+    match serve(crate::engine::runtime::open) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
-/// Launches one container and stays with it to its end. Success means that nothing of it is left.
-pub fn serve(open: OpenRuntime) -> ExitCode {
+/// Launches one container and stays with it to its end. Says whether nothing of it is left.
+pub(super) fn serve(open: OpenRuntime) -> bool {
     let (request, lock) = match read_request() {
         Ok(read) => read,
         Err(error) => {
             complain(format_args!("read launch request: {error}"));
-            return ExitCode::FAILURE;
+            return false;
         }
     };
     let run_dir = request.run_dir.clone();
@@ -89,10 +92,8 @@ pub fn serve(open: OpenRuntime) -> ExitCode {
     if clean {
         // A socket that is gone, beside a final state, says that there is nothing to clean up.
         let _ = std::fs::remove_file(run_dir.join(packet::SOCKET_NAME));
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
     }
+    clean
 }
 
 pub(super) struct Monitor {

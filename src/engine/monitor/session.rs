@@ -52,19 +52,23 @@ impl ExecControl {
         if let Some(code) = self.code {
             return Ok(code);
         }
-        if !self.asked {
-            self.connection.send(STEP, &Request::ExecWait { id: self.id.clone() }, &[]).await?;
-            self.asked = true;
-        }
-        let code = match self.connection.answer(STEP).await {
+        let code = match self.ask_for_end(STEP).await {
             Ok((Response::ExecExited { code }, _)) => code,
             Ok((response, _)) => return Err(unexpected(STEP, &response)),
-            // The monitor was killed, and the container with it.
+            // The container has ended, or the monitor was killed: in both cases the process was too.
             Err(MonitorError::Gone { .. }) => 137,
             Err(error) => return Err(error),
         };
         self.code = Some(code);
         Ok(code)
+    }
+
+    async fn ask_for_end(&mut self, step: &'static str) -> Result<(Response, Vec<OwnedFd>), MonitorError> {
+        if !self.asked {
+            self.connection.send(step, &Request::ExecWait { id: self.id.clone() }, &[]).await?;
+            self.asked = true;
+        }
+        self.connection.answer(step).await
     }
 
     /// A session that has ended is left alone.
