@@ -469,6 +469,17 @@ async fn a_dropped_exec_session_is_killed_with_its_children_and_a_detached_one_i
     place.exited(&process).await;
 }
 
+fn children(parent: i32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map(|(_, fields)| fields.to_owned()).unwrap_or_default();
+        fields.split_ascii_whitespace().nth(1) == Some(&parent.to_string())
+    })
+    .collect()
+}
+
 #[tokio::test]
 async fn orphans_are_reaped() {
     let place = Place::new();
@@ -477,11 +488,7 @@ async fn orphans_are_reaped() {
         std::fs::read_to_string(place.log()).is_ok_and(|log| log.contains("done"))
     })
     .await;
-    let children = format!("/proc/{0}/task/{0}/children", process.monitor_pid);
-    eventually("only the container is left", || {
-        std::fs::read_to_string(&children).is_ok_and(|list| list.trim() == process.pid.to_string())
-    })
-    .await;
+    eventually("only the container is left", || children(process.monitor_pid) == [process.pid]).await;
     place.monitors.kill(&place.run_dir, 9).await.unwrap();
     place.exited(&process).await;
 }
