@@ -39,8 +39,6 @@ pub struct External {
 struct Running {
     pidfd: OwnedFd,
     oom: Option<OomWatch>,
-    /// Sources of mounts, resolved safely, which the program names through us until it has bound them.
-    _sources: Vec<OwnedFd>,
 }
 
 impl External {
@@ -60,18 +58,18 @@ impl External {
         let root = dir.join("rootfs");
         own_mount_namespace()?;
         rootfs::mount_root(&self.request.rootfs, &root)?;
-        let (spec, sources) = self.rewrite(spec, &root)?;
+        let spec = self.rewrite(spec, &root)?;
         let json = serde_json::to_vec(&spec).step(|| "render the runtime spec".into())?;
         fs::write(config_path(&dir), json).step(|| format!("write {}", config_path(&dir).display()))?;
         let mut arguments = vec!["create".into(), "--bundle".into(), dir.clone().into_os_string()];
         let launched = self.launch(&mut arguments, stdio)?;
         let pidfd = process::pidfd_open(launched.pid)?;
-        self.running = Some(Running { pidfd, oom: cgroup.watch_oom()?, _sources: sources });
+        self.running = Some(Running { pidfd, oom: cgroup.watch_oom()? });
         Ok(launched)
     }
 
     /// The spec with absolute paths, and without options that are ours alone.
-    fn rewrite(&self, mut spec: Spec, root: &Path) -> Result<(Spec, Vec<OwnedFd>), LaunchError> {
+    fn rewrite(&self, mut spec: Spec, root: &Path) -> Result<Spec, LaunchError> {
         let has_filter = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
         if self.request.seccomp_bpf.is_some() && !has_filter {
             let source =
@@ -86,8 +84,7 @@ impl External {
             // To these programs a relative path is relative to their own cgroup.
             linux.set_cgroups_path(Some(Path::new("/").join(path)));
         }
-        let mut sources = Vec::new();
-        for mount in spec.mounts_mut().iter_mut().flatten() {
+        for (at, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
             let options = mount.options().clone().unwrap_or_default();
             let Some(base) = MountOptions::parse(&options).beneath else { continue };
             let source = mount.source().clone().unwrap_or_default();
@@ -95,12 +92,19 @@ impl External {
             let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
             let base_fd = open_host(&base, flags | OFlag::O_DIRECTORY, Mode::empty()).step(step)?;
             let resolved = inside::open_beneath(base_fd.as_fd(), &source, flags).step(step)?;
-            let name = format!("/proc/{}/fd/{}", std::process::id(), resolved.as_raw_fd());
-            mount.set_source(Some(name.into()));
+            // Bound to a name that nobody else can exchange, in this mount namespace alone.
+            let bound = self.dir().join(format!("source-{at}"));
+            match inside::is_directory(resolved.as_fd()).step(step)? {
+                true => fs::create_dir_all(&bound).step(step)?,
+                false => File::create(&bound).map(drop).step(step)?,
+            }
+            let target = open_host(&bound, flags, Mode::empty()).step(step)?;
+            let copy = syscall::clone_mount(resolved.as_fd(), c"", true).step(step)?;
+            syscall::attach_mount(copy.as_fd(), target.as_fd()).step(step)?;
+            mount.set_source(Some(bound));
             mount.set_options(Some(options.into_iter().filter(|o| !o.starts_with("beneath=")).collect()));
-            sources.push(resolved);
         }
-        Ok((spec, sources))
+        Ok(spec)
     }
 
     /// Runs `create` or `exec`, with the streams or a new terminal, and finds the process it made.

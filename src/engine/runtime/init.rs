@@ -426,19 +426,23 @@ fn find_program(process: &ProcessPlan) -> Result<CString> {
             .map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(command))
             .collect(),
     };
-    let mut denied = false;
+    let mut reason = Errno::ENOENT;
     for candidate in candidates {
         match executable(&candidate) {
             Ok(()) => {
                 return CString::new(candidate.into_os_string().into_encoded_bytes())
                     .map_err(|_| Failure::NotFound { command: command.to_owned() });
             }
-            Err(Errno::EACCES | Errno::EPERM) => denied = true,
-            Err(_) => {}
+            Err(error) => reason = error,
         }
     }
+    let by_path = command.contains('/');
     let command = command.to_owned();
-    Err(if denied { Failure::NotExecutable { command } } else { Failure::NotFound { command } })
+    // A search passes over what it may not execute, as runc's does: then the command was not found.
+    Err(match reason {
+        Errno::EACCES | Errno::EPERM if by_path => Failure::NotExecutable { command },
+        _ => Failure::NotFound { command },
+    })
 }
 
 fn executable(path: &Path) -> Result<(), Errno> {

@@ -21,6 +21,8 @@ mod init;
 mod inside;
 mod launcher;
 mod mount_options;
+#[cfg(test)]
+mod oracle;
 mod process;
 mod rootfs;
 mod sync;

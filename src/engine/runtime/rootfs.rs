@@ -366,13 +366,14 @@ fn mount_cgroups(
 ) -> Result<OwnedFd> {
     let target = target(root, destination, Missing::Directory, false)?;
     refuse_procfs(target.as_fd(), destination, false)?;
-    let (hierarchies, unified) = match plan.cgroup.layout() {
+    let hierarchies = match plan.cgroup.layout() {
         Layout::Unified(mount_point) => {
             let mounted = unified_mount(plan, mount_point, attributes)?;
             syscall::attach_mount(mounted.as_fd(), target.as_fd()).step(|| "attach".into())?;
             return Ok(mounted);
         }
-        Layout::Legacy { hierarchies, unified } => (hierarchies, unified),
+        // As runc: a v2 hierarchy beside them is not shown.
+        Layout::Legacy { hierarchies, .. } => hierarchies,
     };
     let base = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     let top = new_mount("tmpfs", Some(OsStr::new("tmpfs")), &["mode=755".to_owned()], base)?;
@@ -400,11 +401,6 @@ fn mount_cgroups(
                 }
             }
         }
-    }
-    if let Some(mount_point) = unified {
-        let name = mount_point.file_name().unwrap_or(OsStr::new("unified"));
-        let mounted = unified_mount(plan, mount_point, base | attributes)?;
-        attach_in(top.as_fd(), name, mounted.as_fd()).step(|| "mount the unified cgroup hierarchy".into())?;
     }
     syscall::mount_setattr(top.as_fd(), attributes, 0, 0, false).step(|| "set attributes".into())?;
     Ok(top)

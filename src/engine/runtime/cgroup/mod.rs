@@ -365,9 +365,15 @@ impl Cgroup {
                 self.freeze(false)?;
             }
             for pidfd in &doomed {
-                let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u16;
-                if !process::wait_ended(pidfd.as_fd(), left) {
-                    return Err(late());
+                while !process::wait_ended(pidfd.as_fd(), 100) {
+                    if Instant::now() > deadline {
+                        return Err(late());
+                    }
+                    // The first process of a PID namespace ends once all others are reaped, and processes that
+                    // were added to the container are children of ours.
+                    for ended in doomed.iter().filter(|other| process::wait_ended(other.as_fd(), 0)) {
+                        process::reap(ended)?;
+                    }
                 }
             }
         }
