@@ -72,7 +72,7 @@ pub async fn run_daemon(options: DaemonOptions) -> anyhow::Result<()> {
     let engine = open_engine(options.engine).await?;
     let reconciler_options = ReconcilerOptions { node_name: node_name(), ..ReconcilerOptions::default() };
     let reconciler = Reconciler::spawn(engine.clone(), options.directory, reconciler_options).await?;
-    let door = Arc::new(ReconcilerDoor { engine: engine.clone(), reconciler: reconciler.clone() });
+    let door = Arc::new(ReconcilerDoor { reconciler: reconciler.clone() });
     // Sockets passed by systemd win over all others.
     let listen: Vec<_> = match std::env::var_os("LISTEN_FDS") {
         Some(_) => vec![ListenAddress::Systemd],
@@ -130,7 +130,6 @@ async fn terminated() {
 
 /// The reconciler as the doors see it.
 struct ReconcilerDoor {
-    engine: Engine,
     reconciler: Reconciler,
 }
 
@@ -164,7 +163,7 @@ impl Kube for ReconcilerDoor {
 
     fn generate(&self, names: Vec<String>, options: GenerateOptions) -> Result<String, EngineError> {
         let names: Vec<NameOrId> = names.into_iter().map(NameOrId::from).collect();
-        reconcile::generate::generate(&self.engine, &names, options.service, &|_| None)
+        self.reconciler.generate(&names, options.service)
     }
 
     fn status(&self) -> serde_json::Value {

@@ -246,6 +246,16 @@ impl Reconciler {
         self.inner.down_manifest(&yaml, force).await
     }
 
+    /// Kubernetes YAML of running containers and pods, that `play` accepts. Our own pods are written from
+    /// what they were made from.
+    pub fn generate(&self, names: &[NameOrId], service: bool) -> Result<String, EngineError> {
+        let reports = self.inner.site.reports.all();
+        generate::generate(&self.inner.site.engine, names, service, &|wanted| {
+            let report = reports.values().find(|report| report.note.pod.sandbox.name == *wanted)?;
+            Some((*report.note.pod).clone())
+        })
+    }
+
     /// What was asked for and how far it is. Answered from memory.
     pub fn status(&self) -> StatusReport {
         report::status(&self.inner)
