@@ -693,7 +693,8 @@ mod tests {
             pax(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"18446744073709551615,4")]);
         let (big_id, big_id_data) = pax(&[("uid", b"4294967295")]);
         let (nul, nul_data) = pax(&[("path", b"a\0b")]);
-        let rows: [(&str, Vec<(Header, &[u8])>); 13] = [
+        type Row<'a> = (&'a str, Vec<(Header, &'a [u8])>);
+        let rows: [Row; 13] = [
             ("long name of a terabyte", vec![(header("n", b'L', huge), b"")]),
             ("pax header of a terabyte", vec![(header("n", b'x', huge), b"")]),
             ("global header of a terabyte", vec![(header("n", b'g', huge), b"")]),

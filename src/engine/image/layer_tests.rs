@@ -8,11 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-
-#[path = "../../../tests/support/image.rs"]
-mod image;
-
-use image::Layer;
+use crate::engine::image::tests::image::Layer;
 
 /// A layer's root, and beside it what no layer may touch.
 struct Place {

@@ -389,8 +389,7 @@ mod tests {
         }))
         .unwrap();
         let checked = CheckedConfig::parse(&bytes, 1).unwrap();
-        assert_eq!(checked.diff_ids, [diff_id.clone()]);
-        assert_eq!(checked.chain_ids, [diff_id]);
+        assert_eq!((checked.diff_ids, checked.chain_ids), (vec![diff_id.clone()], vec![diff_id]));
         assert_eq!(Platform::of(&checked.config).to_string(), "linux/amd64");
         let config = checked.config.config().clone().unwrap();
         assert_eq!(config.exposed_ports().as_deref(), Some(&["80/tcp".to_owned()][..]));

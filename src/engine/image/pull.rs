@@ -112,9 +112,13 @@ struct FlightKey {
 
 /// Pulls under way.
 #[derive(Default)]
-pub(super) struct Flights(
-    Mutex<HashMap<FlightKey, (WeakShared<BoxFuture<'static, Outcome>>, Arc<Watchers>)>>,
-);
+pub(super) struct Flights(Mutex<HashMap<FlightKey, UnderWay>>);
+
+/// Does not keep the flight going: its passengers do.
+struct UnderWay {
+    flight: WeakShared<BoxFuture<'static, Outcome>>,
+    watchers: Arc<Watchers>,
+}
 
 /// Everybody who wants to see one flight's progress.
 #[derive(Default)]
@@ -226,8 +230,11 @@ impl ImageStore {
         };
         let flight: Flight = {
             let mut flights = self.shared.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-            flights.retain(|_, (flight, _)| flight.upgrade().is_some_and(|flight| flight.peek().is_none()));
-            match flights.get(&key).and_then(|(flight, watchers)| Some((flight.upgrade()?, watchers))) {
+            flights.retain(|_, under_way| under_way.flight.upgrade().is_some_and(|f| f.peek().is_none()));
+            match flights
+                .get(&key)
+                .and_then(|under_way| Some((under_way.flight.upgrade()?, &under_way.watchers)))
+            {
                 Some((flight, watchers)) => {
                     watchers.add(progress);
                     flight
@@ -246,7 +253,7 @@ impl ImageStore {
                     };
                     let flight = async move { fetch.run().await.map_err(Arc::new) }.boxed().shared();
                     if let Some(weak) = flight.downgrade() {
-                        flights.insert(key, (weak, watchers));
+                        flights.insert(key, UnderWay { flight: weak, watchers });
                     }
                     flight
                 }

@@ -69,7 +69,7 @@ async fn node_images_arrive_whole_in_every_compression() {
         let sink = Arc::clone(&steps);
         let progress: ProgressSink = Arc::new(move |step| sink.lock().unwrap().push(step));
         let record = node.images.pull(&name, insecure(), Some(progress)).await.unwrap();
-        assert_eq!(record.names, [name.clone()]);
+        assert_eq!(record.names, std::slice::from_ref(&name));
         let built = big_layers(compression).build();
         assert_eq!(
             record.repo_digests,
@@ -559,4 +559,81 @@ async fn node_a_full_disk_leaves_the_store_as_it_was() {
     let images = open(root, impatient());
     assert_eq!(images.images(), [before]);
     drop(images);
+}
+
+/// Debian's registry, filled by skopeo. Ends with the test.
+struct RealRegistry {
+    process: std::process::Child,
+    host: String,
+    directory: TempDir,
+}
+
+impl RealRegistry {
+    async fn start() -> Self {
+        let directory = TempDir::new().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host = format!("127.0.0.1:{port}");
+        let config = directory.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            directory.path().join("content").display()
+        );
+        fs::write(&config, text).unwrap();
+        let process = std::process::Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("run docker-registry (package docker-registry, see `make test`)");
+        let registry = Self { process, host, directory };
+        wait_until(|| std::net::TcpStream::connect(&registry.host).is_ok()).await;
+        registry
+    }
+
+    fn push(&self, image: &Image, name: &str, arguments: &[&str]) -> String {
+        let archive = self.directory.path().join("image.tar");
+        image.docker_archive(&archive, &["web:1"]);
+        let name = format!("{}/{name}", self.host);
+        let pushed = std::process::Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+            .args(arguments)
+            .arg(format!("docker-archive:{}", archive.display()))
+            .arg(format!("docker://{name}"))
+            .output()
+            .expect("run skopeo (package skopeo, see `make test`)");
+        assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+        name
+    }
+}
+
+impl Drop for RealRegistry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn node_a_real_registry_serves_what_skopeo_pushed() {
+    let registry = RealRegistry::start().await;
+    let image = big_layers(Compression::None);
+    for (tag, arguments) in [
+        ("docker", &["--format", "v2s2"][..]),
+        ("oci", &["--format", "oci"]),
+        ("zstd", &["--format", "oci", "--dest-compress-format", "zstd"]),
+    ] {
+        let node = node();
+        let name = registry.push(&image, &format!("team/web:{tag}"), arguments);
+        let record = node.images.pull(&name, insecure(), None).await.unwrap();
+        // skopeo writes another configuration when it converts to OCI; what we keep is what it wrote.
+        let raw = node.images.raw_config(&record.id).unwrap();
+        assert_eq!(Digest::of(&raw).hex(), record.id.as_str(), "{tag}");
+        assert_eq!(record.size_bytes, 3_300_005, "{tag}");
+        assert_eq!(node.read(&record, "above").as_deref(), Some("above"), "{tag}");
+        let by_digest = node.images.pull(&record.repo_digests[0], always(), None).await.unwrap();
+        assert_eq!(by_digest.id, record.id);
+        let error = node.images.pull(&format!("{}/team/none:1", registry.host), insecure(), None).await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::NotFound);
+    }
 }

@@ -205,8 +205,7 @@ impl Content {
         let sync = move || -> io::Result<()> { Ok(nix::unistd::syncfs(File::open(&layers)?)?) };
         tokio::task::spawn_blocking(sync)
             .await
-            .map_err(io::Error::other)
-            .flatten()
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)))
             .map_err(ContentError::at("sync", &self.inner.layers))?;
         *covered = covers;
         Ok(())

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 
 #[path = "../../../tests/support/image.rs"]
-mod image;
+pub(super) mod image;
 
 use image::{Compression, Image, Layer};
 
@@ -199,7 +199,7 @@ async fn node_names_move_and_the_last_name_takes_the_image_along() {
     assert_eq!(node.images.images().len(), 2);
 
     let removed = node.images.remove("web:1", false, &free).await.unwrap();
-    assert_eq!(removed.deleted, [new.id.clone()]);
+    assert_eq!(removed.deleted, std::slice::from_ref(&new.id));
     // The old image has the same layers: they stay for it.
     assert_eq!(node.read(&old, "both").as_deref(), Some("above"));
     node.images.remove(old.id.as_str(), false, &free).await.unwrap();
