@@ -15,6 +15,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::bridge::{self, LinkError, Veth};
+use super::conntrack::{self, Difference, Stale};
 use super::firewall::{Element, Elements};
 use super::ports::{self, HostPort, PortOwner};
 use super::service;
@@ -114,10 +115,8 @@ impl Networks {
                 if !elements.is_empty() {
                     shared.ensure_default_bridge()?;
                 }
-                let table = &shared.table;
-                table
-                    .change_all(service::is_service_element, &elements)
-                    .map_err(|e| shared.table_error(e))?;
+                let changed = shared.table.change_all(service::is_service_element, &elements);
+                shared.forget_stale_flows(&changed.map_err(|error| shared.table_error(error))?);
                 shared.remember_services(&remembered)
             })
             .await?;
@@ -162,7 +161,7 @@ impl Networks {
         let (bridge, elements) = (entry.record.bridge.clone(), entry.elements.clone());
         let taken = self.0.clone().blocking(move |shared| {
             if !elements.is_empty() {
-                shared.table.change(&elements, &[]).map_err(|error| shared.table_error(error))?;
+                shared.change_rows(&elements, &[])?;
             }
             shared.links().delete([bridge.as_str()].into_iter()).map_err(NetworkError::Link)
         });
@@ -274,7 +273,7 @@ impl Shared {
         let rest = within_netns(netns_path, || bridge::configure_namespace(&veths))
             .map_err(NetworkError::Namespace)
             .and_then(|configured| configured.map_err(NetworkError::Link))
-            .and_then(|()| self.table.change(&[], &elements).map_err(|error| self.table_error(error)));
+            .and_then(|()| self.change_rows(&[], &elements));
         if let Err(error) = rest {
             let names = veths.iter().map(|veth| veth.host_interface.as_str());
             if let Err(left) = self.links().delete(names) {
@@ -316,10 +315,7 @@ impl Shared {
         };
         self.resolver.change_names(|names| names.remove_member(owner));
         if !elements.is_empty() {
-            let removed = self.clone().blocking(move |shared| {
-                shared.table.change(&elements, &[]).map_err(|error| shared.table_error(error))
-            });
-            removed.await?;
+            self.clone().blocking(move |shared| shared.change_rows(&elements, &[])).await?;
         }
         let removed = self.store.commit(vec![Change::RemoveLeases { owner: owner.to_owned() }]);
         removed.await.map_err(NetworkError::Store)?;
@@ -335,10 +331,33 @@ impl Shared {
                 self.state().entry_by_id(network).is_some_and(|entry| entry.bridge_index.is_some());
             if !is_ready {
                 let elements = self.prepare_network(network)?;
-                self.table.change(&[], &elements).map_err(|error| self.table_error(error))?;
+                self.change_rows(&[], &elements)?;
             }
         }
         Ok(())
+    }
+
+    fn change_rows(&self, remove: &[Element], add: &[Element]) -> Outcome<()> {
+        let difference = self.table.change(remove, add).map_err(|error| self.table_error(error))?;
+        self.forget_stale_flows(&difference);
+        Ok(())
+    }
+
+    /// Not worth failing for: such flows end when their clients rest for a while.
+    fn forget_stale_flows(&self, difference: &Difference) {
+        let stale = Stale::of(difference);
+        if stale.is_empty() {
+            return;
+        }
+        let addresses = self.links().addresses().unwrap_or_default();
+        let host = addresses.iter().map(|(_, address)| address.addr()).collect();
+        match conntrack::forget(&stale, &host) {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "stale udp flows are forgotten"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "stale udp flows can not be forgotten");
+            }
+        }
     }
 
     /// The bridge and the resolver of a network; returns its rows for the table.

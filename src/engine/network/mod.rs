@@ -1,7 +1,8 @@
 //! Networks: bridges, addresses, published ports, Service addresses and names.
 //!
 //! Netlink directly, one nftables table of our own, nothing spawned. Pure: [`ipam`], [`firewall`] (rules as values),
-//! [`names`] (DNS answers), [`service`], the table in [`ports`]. Effects: [`bridge`] and [`nft`] over [`netlink`],
+//! [`names`] (DNS answers), [`service`], the table in [`ports`]. Effects: [`bridge`], [`nft`] and
+//! [`conntrack`] over [`netlink`],
 //! [`dns`], and [`connect`], which puts them in order.
 //!
 //! Never: removes a link, a rule or a table that is not ours; touches a namespace nobody handed in.
@@ -11,6 +12,7 @@
 
 pub mod bridge;
 mod connect;
+pub mod conntrack;
 pub mod dns;
 mod error;
 pub mod firewall;

@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
+use super::conntrack::Difference;
 use super::firewall::{self, Chain, Element, Elements, HookPoint, RangeEnd, Row, Set};
 use super::netlink::{
     AttributeIter, Attributes, NLM_F_DUMP, NetlinkError, Socket, attribute_text, attribute_u32_be,
@@ -65,8 +66,8 @@ impl Table {
     }
 
     /// Takes `remove` out and puts `add` in, in one transaction. Removing what is not there, or adding what is, is
-    /// no error and no work.
-    pub fn change(&self, remove: &[Element], add: &[Element]) -> Result<(), NetlinkError> {
+    /// no error and no work. Returns what really changed.
+    pub fn change(&self, remove: &[Element], add: &[Element]) -> Result<Difference, NetlinkError> {
         let mut inner = self.lock();
         let removed: Vec<Element> = remove.iter().filter(|e| inner.elements.contains(e)).cloned().collect();
         let added =
@@ -79,7 +80,7 @@ impl Table {
         &self,
         belongs: impl Fn(&Element) -> bool,
         elements: &Elements,
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<Difference, NetlinkError> {
         let mut inner = self.lock();
         let removed: Vec<Element> =
             inner.elements.iter().filter(|e| belongs(e) && !elements.contains(e)).cloned().collect();
@@ -128,9 +129,9 @@ impl Table {
         inner: &mut Inner,
         removed: Vec<Element>,
         added: Vec<Element>,
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<Difference, NetlinkError> {
         if removed.is_empty() && added.is_empty() && inner.installed {
-            return Ok(());
+            return Ok(Difference { removed, added });
         }
         let outcome = if inner.installed { self.send_change(inner, &removed, &added) } else { Ok(()) };
         let reinstall = match outcome {
@@ -156,7 +157,7 @@ impl Table {
             inner.elements.extend(removed);
             return Err(error);
         }
-        Ok(())
+        Ok(Difference { removed, added })
     }
 
     fn send_change(

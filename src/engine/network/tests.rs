@@ -339,28 +339,64 @@ fn node_traffic_to_the_outside_wears_the_hosts_address() {
     });
 }
 
-#[test]
-fn node_udp_ports_are_forwarded() {
-    on_fresh_host(true, |host| async move {
-        let echo = host
-            .connected_with("echo", |request| {
-                request.ports = vec![PortMapping::new(15353, 5353, Protocol::Udp)];
-            })
-            .await;
-        let server = within_netns(&echo.request.netns, || UdpSocket::bind("0.0.0.0:5353")).unwrap().unwrap();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while let Ok((length, peer)) = server.recv_from(&mut buffer) {
-                let _ = server.send_to(&buffer[..length], peer);
-            }
-        });
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-        client.connect("127.0.0.1:15353").unwrap();
-        client.send(b"hello").unwrap();
+/// Answers every datagram with the name.
+fn serve_udp(sandbox: &Sandbox, port: u16) {
+    let server = within_netns(&sandbox.request.netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let (server, name) = (server.expect("enter namespace").expect("bind"), sandbox.request.name.clone());
+    std::thread::spawn(move || {
         let mut buffer = [0; 64];
-        let length = client.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"hello");
+        while let Ok((_, peer)) = server.recv_from(&mut buffer) {
+            let _ = server.send_to(name.as_bytes(), peer);
+        }
+    });
+}
+
+/// Who answers this client; `None` if nobody does.
+fn ask_udp(client: &UdpSocket) -> Option<String> {
+    let mut buffer = [0; 64];
+    client.send(b"who?").ok()?;
+    let length = client.recv(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn udp_client(target: impl std::net::ToSocketAddrs) -> UdpSocket {
+    let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    client.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+    client.connect(target).expect("connect");
+    client
+}
+
+#[test]
+fn node_udp_flows_follow_the_table() {
+    on_fresh_host(true, |host| async move {
+        let outside = host.outside();
+        // A client that began before anyone was there, and never stops.
+        let client = within_netns(&outside.request.netns, || udp_client("192.0.2.1:15353")).unwrap();
+        assert_eq!(ask_udp(&client), None);
+        let publish =
+            |request: &mut SandboxNetwork| request.ports = vec![PortMapping::new(15353, 5353, Protocol::Udp)];
+        let first = host.connected_with("first", publish).await;
+        serve_udp(&first, 5353);
+        assert_eq!(ask_udp(&client).as_deref(), Some("first"), "published later");
+        let local = udp_client("127.0.0.1:15353");
+        assert_eq!(ask_udp(&local).as_deref(), Some("first"));
+        host.networks.teardown(&first.request.owner, &first.request.netns).await.unwrap();
+        let second = host.connected_with("second", publish).await;
+        serve_udp(&second, 5353);
+        assert_eq!(ask_udp(&client).as_deref(), Some("second"), "replaced");
+        assert_eq!(ask_udp(&local).as_deref(), Some("second"));
+
+        let address = host.networks.allocate_service_address("default/dns", None).await.unwrap();
+        let third = host.connected("third").await;
+        serve_udp(&third, 5353);
+        let mut service = tcp_service("dns", address, &[]);
+        service.ports[0].protocol = Protocol::Udp;
+        let client = udp_client((address, 80));
+        for endpoint in [&second, &third, &second] {
+            service.ports[0].targets = vec![(endpoint.address(), 5353)];
+            host.networks.apply_services(vec![service.clone()]).await.unwrap();
+            assert_eq!(ask_udp(&client).as_deref(), Some(endpoint.request.name.as_str()));
+        }
     });
 }
 
