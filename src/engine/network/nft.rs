@@ -17,7 +17,12 @@ use super::firewall::{self, Chain, Element, Elements, HookPoint, RangeEnd, Row, 
 use super::netlink::{
     AttributeIter, Attributes, NLM_F_DUMP, NetlinkError, Socket, attribute_text, attribute_u32_be,
 };
-use super::nft_wire::*;
+use super::nft_wire::{
+    GENERAL_HEADER, NF_DROP, NF_INET_LOCAL_IN, NFPROTO_INET, NFPROTO_IPV4, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE,
+    NFT_MSG_GETSETELEM, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
+    NFTA_HOOK_HOOKNUM, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_TABLE_NAME, Transaction, hook_number, message_type,
+};
 
 /// Our table in the kernel.
 pub struct Table {

@@ -125,11 +125,6 @@ impl PortTable {
             !holders.is_empty()
         });
     }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.taken.len()
-    }
 }
 
 /// Checks what needs no host, and lists the ports. Ports to be chosen are left out.

@@ -209,7 +209,6 @@ impl TestHost {
     }
 
     /// What `nft` shows of our table: a second opinion on what we wrote.
-    #[expect(clippy::disallowed_methods, reason = "the judge is nft itself")]
     fn nft(&self, arguments: &[&str]) -> String {
         let output = std::process::Command::new("nft").args(arguments).output().expect("nft is installed");
         assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
