@@ -36,7 +36,7 @@ pub mod api;
 pub mod engine;
 pub mod reconcile;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,13 +63,12 @@ pub struct DaemonOptions {
     pub idle_timeout: Option<Duration>,
 }
 
-/// How long a daemon waits for another one on the same root to end: one started on demand does so by
-/// itself a few seconds after its last request.
+/// How long a daemon waits for another one on the same root to end.
 const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Runs a daemon until SIGTERM, SIGINT or idleness. Its containers run on.
 pub async fn run_daemon(options: DaemonOptions) -> anyhow::Result<()> {
-    let engine = open_engine(options.engine).await?;
+    let engine = open_engine(options.engine, &options.sockets).await?;
     let reconciler_options = ReconcilerOptions { node_name: node_name(), ..ReconcilerOptions::default() };
     let reconciler = Reconciler::spawn(engine.clone(), options.directory, reconciler_options).await?;
     let door = Arc::new(ReconcilerDoor { reconciler: reconciler.clone() });
@@ -89,20 +88,39 @@ pub async fn run_daemon(options: DaemonOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_engine(config: EngineConfig) -> Result<Engine, EngineError> {
+/// Opens the engine; a service started on demand that has it open is asked to make room.
+async fn open_engine(config: EngineConfig, sockets: &[PathBuf]) -> Result<Engine, EngineError> {
     let start = Instant::now();
-    let mut told = false;
+    let mut asked = false;
     loop {
         match Engine::open(config.clone()).await {
             Err(error) if error.kind() == ErrorKind::InUse && start.elapsed() < TAKE_OVER_DEADLINE => {
-                if !told {
+                if !asked {
                     tracing::info!("waiting for the daemon that uses {} to end", config.root.display());
-                    told = true;
+                    asked = true;
+                }
+                for socket in sockets {
+                    ask_to_hand_over(socket).await;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             opened => return opened,
         }
+    }
+}
+
+/// Best effort: a daemon that stays refuses, and the deadline tells the user.
+async fn ask_to_hand_over(socket: &Path) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ask = async {
+        let mut stream = tokio::net::UnixStream::connect(socket).await?;
+        let request =
+            "POST /selkie/v1/hand-over HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), ask).await {
+        tracing::debug!("ask the daemon on {} to make room: {error}", socket.display());
     }
 }
 

@@ -59,18 +59,35 @@ pub async fn serve_listeners(
     let closing = CancellationToken::new();
     let activity = Activity::new();
     let connections = TaskTracker::new();
-    let context = Arc::new(Context::new(engine, kube, listeners.first_path(), closing.clone()));
+    let hand_over = idle_timeout.map(|_| CancellationToken::new());
+    let context = Arc::new(Context {
+        engine,
+        kube,
+        socket: listeners.first_path(),
+        closing: closing.clone(),
+        hand_over: hand_over.clone(),
+    });
     let router = Arc::new(rest::router::Router::new());
 
     let (accepted, mut streams) = mpsc::channel(64);
     let accepting = listeners.spawn_accepting(accepted);
     let idle = activity.idle_for(idle_timeout);
-    tokio::pin!(shutdown, idle);
+    let handed_over = async {
+        match &hand_over {
+            Some(asked) => asked.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(shutdown, idle, handed_over);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             () = &mut idle => {
                 tracing::info!("nobody asked for anything, ending");
+                break;
+            }
+            () = &mut handed_over => {
+                tracing::info!("another daemon takes over, ending");
                 break;
             }
             stream = streams.recv() => match stream {

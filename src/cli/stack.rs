@@ -121,9 +121,10 @@ async fn status(client: &Client) -> Result<StatusReport> {
     client.json(Method::GET, "/selkie/v1/status", None).await
 }
 
-/// A first pass has been made, nothing is held, and every pod is ready.
+/// A directory is watched, a first pass has been made, nothing is held, and every pod is ready.
 fn is_ready(report: &StatusReport) -> bool {
-    report.last_pass.is_some() && report.settled && !has_errors(report) && report.all_ready()
+    let watched = report.sources.iter().any(|source| matches!(source.source, SourceName::Directory(_)));
+    watched && report.last_pass.is_some() && report.settled && !has_errors(report) && report.all_ready()
 }
 
 fn has_errors(report: &StatusReport) -> bool {

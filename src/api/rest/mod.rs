@@ -40,17 +40,8 @@ pub struct Context {
     pub socket: Option<PathBuf>,
     /// Cancelled when the server is told to end: streams end then.
     pub closing: CancellationToken,
-}
-
-impl Context {
-    pub fn new(
-        engine: Engine,
-        kube: Arc<dyn Kube>,
-        socket: Option<PathBuf>,
-        closing: CancellationToken,
-    ) -> Self {
-        Self { engine, kube, socket, closing }
-    }
+    /// Ends a server that would end by itself when idle; `None`: this one stays.
+    pub hand_over: Option<CancellationToken>,
 }
 
 /// What a handler returns.

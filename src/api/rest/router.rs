@@ -30,6 +30,7 @@ fn routes() -> Vec<Route> {
         post("/selkie/v1/plan", selkie::plan).watching(),
         post("/selkie/v1/apply", selkie::apply),
         post("/selkie/v1/dismantle", selkie::dismantle),
+        post("/selkie/v1/hand-over", selkie::hand_over),
         // podman: containers
         later(POST, "/libpod/commit", "Commit"),
         later(GET, "/libpod/containers/{name..}/healthcheck", "Run a container's healthcheck"),

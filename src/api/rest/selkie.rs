@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::api::error::ApiError;
 use crate::api::rest::extract::{Call, Query};
 use crate::api::rest::{Outcome, reply};
+use crate::engine::error::{EngineError, ErrorKind, Subject};
 
 pub async fn status(call: Call) -> Outcome {
     Ok(reply::json(&call.kube().status()))
@@ -24,6 +25,20 @@ pub async fn apply(call: Call) -> Outcome {
 pub async fn dismantle(call: Call) -> Outcome {
     call.engine().dismantle().await?;
     Ok(reply::json(&serde_json::json!({})))
+}
+
+/// Asked by `selkie up`: a service that was started on demand makes room for a daemon that stays.
+pub async fn hand_over(call: Call) -> Outcome {
+    match &call.context.hand_over {
+        Some(asked) => {
+            asked.cancel();
+            Ok(reply::json(&serde_json::json!({})))
+        }
+        None => {
+            let message = "this daemon does not make room: stop it first";
+            Err(EngineError::new(ErrorKind::WrongState, Subject::Engine, message).into())
+        }
+    }
 }
 
 /// The daemon's working directory is not the client's, so a relative path would mean another place.
