@@ -80,7 +80,9 @@ impl Reset {
     }
 }
 
+/// What becomes of each Kubernetes field.
 pub fn print_support() -> Result<ExitCode> {
+    print!("{}", selkie::reconcile::manifest::support::page());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,4 +1,5 @@
 //! Fast tests: no privileges, no containers.
 
 mod examples;
+mod support;
 mod tidy;

@@ -428,19 +428,25 @@ fn conflicts(mut wanted: Vec<Wanted>, stacks: &mut BTreeMap<StackName, Stack>) {
         for (index, one) in group.iter().enumerate() {
             for other in &group[index + 1..] {
                 if !one.claim.overlaps(&other.claim)
-                    || (one.who == other.who && one.location == other.location)
+                    || (one.stack == other.stack && one.who == other.who && one.location == other.location)
                 {
                     continue;
                 }
                 // Two pods of one name have their containers' names in common too: once is enough.
-                if !told.insert((&one.location, &other.location, &one.who, &other.who)) {
+                if !told.insert([
+                    (&one.stack, &one.location, &one.who),
+                    (&other.stack, &other.location, &other.who),
+                ]) {
                     continue;
                 }
                 for (side, opposite) in [(one, other), (other, one)] {
-                    let message = format!(
-                        "{}: {} is also wanted by {} ({})",
-                        side.who, side.claim, opposite.who, opposite.location
-                    );
+                    let place = if side.stack.source == opposite.stack.source {
+                        opposite.location.to_string()
+                    } else {
+                        format!("{}, {}", opposite.stack, opposite.location)
+                    };
+                    let message =
+                        format!("{}: {} is also wanted by {} ({place})", side.who, side.claim, opposite.who);
                     let location = side.location.clone();
                     stacks.entry(side.stack.clone()).or_default().errors.push(ManifestError {
                         location,

@@ -1,9 +1,12 @@
 //! The whole way from texts to desired state, in tables.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::*;
-use crate::reconcile::desired::{DesiredPod, DesiredStack, DesiredState, StackName, StackObjects};
+use crate::reconcile::desired::{
+    DesiredPod, DesiredStack, DesiredState, DesiredVolume, StackName, StackObjects,
+};
 
 const HEALTHY: &str = "\
 apiVersion: v1
@@ -412,3 +415,8 @@ fn a_mistake_is_told_with_its_place() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+mod honesty;
+mod hostile;
+mod stacks;
+mod values;
