@@ -191,6 +191,17 @@ impl Engine {
     ) -> Result<ExecOutput> {
         self.inner.exec_container(container, &exec, output_limit).await
     }
+    /// Starts a command with streams of its own, for exec sessions. A session of
+    /// [`ExecLifetime::Connection`](monitor::protocol::ExecLifetime::Connection) is killed when its `control`
+    /// is dropped.
+    pub async fn start_exec(
+        &self,
+        container: &NameOrId,
+        exec: ExecRequest,
+        streams: container::exec::ExecStreams,
+    ) -> Result<monitor::ExecSession> {
+        self.inner.start_exec(container, &exec, streams).await
+    }
     /// The image's contribution (command, env ...) merged with the spec: what really runs.
     pub fn runtime_spec(&self, container: &NameOrId) -> Result<oci_spec::runtime::Spec> {
         let record = self.container(container)?;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::lifecycle::check;
 use super::state::{ContainerState, Operation, Step};
-use super::{ExecOutput, ExecRequest, LogLine, LogOptions, attach, exec, logs};
+use super::{ContainerRecord, ExecOutput, ExecRequest, LogLine, LogOptions, attach, exec, logs};
 use crate::engine::error::{EngineError, Result, Subject};
 use crate::engine::id::NameOrId;
+use crate::engine::monitor::ExecSession;
 use crate::engine::{AttachOptions, AttachSession, BoxStream, Inner};
 
 impl Inner {
@@ -65,14 +66,35 @@ impl Inner {
         request: &ExecRequest,
         output_limit: usize,
     ) -> Result<ExecOutput> {
-        let entry = self.containers.find(&self.names, wanted)?;
-        let record = entry.record();
-        check(&record, Operation::Exec)?;
-        let Some(process) = record.state.process() else {
-            let subject = Subject::Container(record.name.to_string());
-            return Err(EngineError::wrong_state(subject, "it is not running"));
-        };
+        let (record, pid) = self.executable(wanted)?;
         let run_dir = self.config.container_run_dir(&record.id);
-        exec::run(&self.monitors, &run_dir, record.name.as_str(), process.pid, request, output_limit).await
+        exec::run(&self.monitors, &run_dir, record.name.as_str(), pid, request, output_limit).await
+    }
+
+    pub async fn start_exec(
+        &self,
+        wanted: &NameOrId,
+        request: &ExecRequest,
+        streams: exec::ExecStreams,
+    ) -> Result<ExecSession> {
+        let (record, pid) = self.executable(wanted)?;
+        let run_dir = self.config.container_run_dir(&record.id);
+        exec::start(&self.monitors, &run_dir, record.name.as_str(), pid, request, streams).await
+    }
+
+    /// A container that a command can be executed in, and its first process.
+    fn executable(&self, wanted: &NameOrId) -> Result<(Arc<ContainerRecord>, i32)> {
+        let record = self.containers.find(&self.names, wanted)?.record();
+        check(&record, Operation::Exec)?;
+        match record.state.process() {
+            Some(process) => {
+                let pid = process.pid;
+                Ok((record, pid))
+            }
+            None => {
+                let subject = Subject::Container(record.name.to_string());
+                Err(EngineError::wrong_state(subject, "it is not running"))
+            }
+        }
     }
 }

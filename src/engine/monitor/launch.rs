@@ -53,6 +53,8 @@ pub fn spawn(program: &Path, request: &LaunchRequest) -> Result<Spawned, Monitor
         .arg(&request.create.id)
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        // For people and tests that look for the monitors of one engine.
+        .env("SELKIE_RUN_DIR", run_dir)
         .current_dir("/")
         .stdin(stdin)
         .stdout(Stdio::piped())

@@ -68,6 +68,8 @@ pub fn main() -> ExitCode {
 
 /// Launches one container and stays with it to its end. Says whether nothing of it is left.
 pub(super) fn serve(open: OpenRuntime) -> bool {
+    // Executed by way of a descriptor, it would be called by that one's number.
+    let _ = std::fs::write("/proc/self/comm", "selkie-monitor");
     let (request, lock) = match read_request() {
         Ok(read) => read,
         Err(error) => {
