@@ -65,7 +65,8 @@ mod tests {
     fn entries_of_both_formats() {
         use LogDriver::{JsonFile, K8sFile};
         use OutputStream::{Stderr, Stdout};
-        let cases: &[(LogDriver, &str, Option<(OutputStream, &str, bool)>)] = &[
+        type Expected = Option<(OutputStream, &'static str, bool)>;
+        let cases: &[(LogDriver, &str, Expected)] = &[
             (K8sFile, "2026-01-02T03:04:05.000000006Z stdout F one two", Some((Stdout, "one two", false))),
             (K8sFile, "2026-01-02T05:04:05.000000006+02:00 stderr P part", Some((Stderr, "part", true))),
             (K8sFile, "2026-01-02T03:04:05.000000006Z stdout F:tag ", Some((Stdout, "", false))),

@@ -22,8 +22,11 @@ pub struct Watch {
 struct Hub {
     inotify: Inotify,
     /// By directory: the file names that are waited for.
-    watched: Mutex<HashMap<WatchDescriptor, Vec<(OsString, Arc<Notify>)>>>,
+    watched: Mutex<HashMap<WatchDescriptor, Vec<NamedFile>>>,
 }
+
+/// A file's name in its directory, and whom its changes wake.
+type NamedFile = (OsString, Arc<Notify>);
 
 impl Watch {
     /// Its directory must exist; the file need not.

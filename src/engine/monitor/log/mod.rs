@@ -186,7 +186,8 @@ mod tests {
 
     #[test]
     fn chunks_become_the_entries_of_each_format() {
-        let cases: &[(LogDriver, &[(OutputStream, &[u8])], &str)] = &[
+        type Chunks = &'static [(OutputStream, &'static [u8])];
+        let cases: &[(LogDriver, Chunks, &str)] = &[
             (
                 LogDriver::K8sFile,
                 &[(OutputStream::Stdout, b"one\ntwo\nthr"), (OutputStream::Stderr, b"ee\n")],
