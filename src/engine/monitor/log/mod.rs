@@ -210,9 +210,9 @@ mod tests {
             (
                 LogDriver::JsonFile,
                 &[
-                    (OutputStream::Stdout, "grü".as_bytes().split_at(3).0),
+                    (OutputStream::Stdout, b"gr\xc3"),
                     (OutputStream::Stderr, b"x\n"),
-                    (OutputStream::Stdout, "ü\n".as_bytes().split_at(1).1),
+                    (OutputStream::Stdout, b"\xbc\n"),
                 ],
                 concat!(
                     r#"{"log":"gr","stream":"stdout","time":"T"}"#,
