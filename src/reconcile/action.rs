@@ -356,9 +356,24 @@ fn short_id(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
+/// Content that is not shown stands there as its digest; twelve digits tell two apart.
+fn short_digests(text: &str) -> String {
+    const MARK: &str = "sha256:";
+    let mut parts = text.split(MARK);
+    let mut short = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_hexdigit).count();
+        short.push_str(MARK);
+        short.push_str(&part[..digits.min(12)]);
+        short.push_str(&part[digits..]);
+    }
+    short
+}
+
 impl fmt::Display for FieldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.from, &self.to) {
+        let short = |value: &Option<String>| value.as_deref().map(short_digests);
+        match (short(&self.from), short(&self.to)) {
             (Some(from), Some(to)) => write!(f, "{}: {from} -> {to}", self.field),
             (None, Some(to)) => write!(f, "{}: added, {to}", self.field),
             (Some(from), None) => write!(f, "{}: removed, was {from}", self.field),

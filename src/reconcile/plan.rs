@@ -343,7 +343,7 @@ impl<'a> Scene<'a> {
         let cause = match self.desired.stacks.get(stack) {
             Some(DesiredStack::Held { .. }) => return Fate::Stays,
             Some(DesiredStack::Loaded(_)) if !accepted.contains_key(stack) => return Fate::Stays,
-            Some(DesiredStack::Loaded(_)) => format!("its document is gone from {stack}"),
+            Some(DesiredStack::Loaded(_)) => format!("no longer written in {stack}"),
             None => format!("{stack} is gone"),
         };
         let wanted_by = self.wanted.get(&(kind, name)).map(Vec::as_slice).unwrap_or_default();
@@ -671,7 +671,11 @@ impl<'a> Scene<'a> {
         self.actual
             .pods
             .iter()
-            .filter(|(_, pod)| keeps(&pod.stack))
+            // Its own, and those of others that it would take over.
+            .filter(|(name, pod)| {
+                let wanted_by = self.wanted.get(&(Kind::Pod, name)).map(Vec::as_slice).unwrap_or_default();
+                keeps(&pod.stack) || wanted_by.iter().any(|stack| keeps(stack))
+            })
             .filter(|(name, pod)| {
                 matches!(self.fate(name, &pod.stack, accepted), Fate::Stays | Fate::MaybeRenamed(_))
             })
@@ -718,7 +722,10 @@ fn stack_claims(objects: &StackObjects) -> Vec<(Claim, String)> {
             .into_iter()
             .map(|claim| (claim, format!("service {} ({})", service.name, service.location)))
     });
-    pods.chain(services).collect()
+    // In an order of their own, so that the order of documents does not decide which conflict is told.
+    let mut claims: Vec<(Claim, String)> = pods.chain(services).collect();
+    claims.sort();
+    claims
 }
 
 /// What differs between two sets of named values.
