@@ -32,7 +32,6 @@ pub const POINTS: &[&str] = &[
     "pod-remove-sandbox",
     "pod-remove-recorded",
     "volume-directory",
-    "volume-recorded",
     "volume-copied",
     "volume-remove-moved",
     "volume-remove-recorded",

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::EngineConfig;
 use super::container::lifecycle::{Resend, container_event};
-use super::container::prepare::remove_tree;
+use super::container::prepare::{GONE_PREFIX, remove_tree};
 use super::container::spec::RestartPolicy;
 use super::container::state::{ContainerState, ExitStatus, Process};
 use super::container::table::{Containers, Entry};
@@ -333,8 +333,8 @@ impl Inner {
     /// is named as the engine names things.
     async fn sweep(&self) {
         let report = |what: &str, path: &Path, result: io::Result<()>| match result {
-            Ok(()) => tracing::info!(path = %path.display(), "swept {what}"),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "sweep {what}"),
+            Ok(()) => tracing::info!(path = %path.display(), "swept: {what}"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "sweep: {what}"),
         };
         for (dir, id) in named::<ContainerId>(&self.config.run_root.join("containers"), "") {
             if self.containers.by_id(&id).is_none() {
@@ -349,6 +349,17 @@ impl Inner {
         for (dir, id) in named::<ContainerId>(&self.config.root.join("containers"), "") {
             if self.containers.by_id(&id).is_none() {
                 report("the files of a removed container", &dir, remove_tree(&dir));
+            }
+        }
+        for home in [
+            self.config.root.join("containers"),
+            self.config.run_root.join("containers"),
+            self.config.run_root.join("pods"),
+        ] {
+            for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+                if entry.file_name().as_encoded_bytes().starts_with(GONE_PREFIX.as_bytes()) {
+                    report("what was being deleted", &entry.path(), remove_tree(&entry.path()));
+                }
             }
         }
         self.sweep_volumes(&report);

@@ -11,7 +11,7 @@ use nix::libc::{SIGKILL, SIGTERM};
 use tokio::sync::watch;
 
 use super::command::stop_signal;
-use super::prepare::{failed, remove_tree};
+use super::prepare::failed;
 use super::state::{ContainerState, ExitStatus, Operation, Process, Step};
 use super::table::{Entry, View};
 use super::{ContainerRecord, Pending, RemoveOptions, StartOutcome, StopOptions, StopOutcome};
@@ -385,10 +385,13 @@ impl Inner {
             if noted.stopped_by_user != record.stopped_by_user {
                 self.put(&entry, noted, Vec::new(), "record that it is being killed").await?;
             }
-            self.monitors
-                .kill(&self.config.container_run_dir(&record.id), signal)
-                .await
-                .map_err(|error| monitor_failed(&record, "kill", error))?;
+            self.monitors.kill(&self.config.container_run_dir(&record.id), signal).await.map_err(
+                |error| match error {
+                    // It has ended, and this is about to be recorded.
+                    MonitorError::Gone { .. } => check_failed(&record, "it has just ended"),
+                    error => monitor_failed(&record, "kill", error),
+                },
+            )?;
             self.tell(vec![event]).await;
             record.state.process().copied()
         };
@@ -527,9 +530,7 @@ impl Inner {
             return Err(error);
         }
         failpoint::pass("remove-recorded");
-        let dir = self.config.container_dir(&record.id);
-        let removed = tokio::task::spawn_blocking(move || remove_tree(&dir)).await;
-        if let Ok(Err(error)) = removed {
+        if let Err(error) = self.discard(&self.config.container_dir(&record.id)) {
             tracing::warn!(container.id = %record.id, %error,
                 "the files of a removed container could not be deleted; the next start tries again");
         }
@@ -621,6 +622,10 @@ pub(in crate::engine) fn is_run(record: &ContainerRecord, process: &Process) -> 
 async fn wait_until_ended(views: &mut watch::Receiver<View>, process: &Process, timeout: Duration) -> bool {
     let ended = views.wait_for(|view| view.removed || !is_run(&view.record, process));
     matches!(tokio::time::timeout(timeout, ended).await, Ok(Ok(_)))
+}
+
+fn check_failed(record: &ContainerRecord, detail: &str) -> EngineError {
+    EngineError::wrong_state(Subject::Container(record.name.to_string()), detail)
 }
 
 fn monitor_failed(record: &ContainerRecord, step: &'static str, error: MonitorError) -> EngineError {

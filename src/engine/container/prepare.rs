@@ -115,11 +115,27 @@ impl Inner {
     /// The last part of it: the run directory, and with it what the monitor left there.
     pub fn unprepare_files(&self, record: &ContainerRecord) -> Result<()> {
         let run_dir = self.config.container_run_dir(&record.id);
-        remove_pins(&run_dir).and_then(|()| remove_tree(&run_dir)).map_err(|error| {
+        remove_pins(&run_dir).and_then(|()| self.discard(&run_dir)).map_err(|error| {
             let error = failed(record, format!("remove {}", run_dir.display()))(error);
             tracing::warn!(container.id = %record.id, error = error.chain(), "clean up after a container");
             error
         })
+    }
+
+    /// Takes a directory out of the way at once and deletes it meanwhile: nobody waits for the disk. What a crash
+    /// leaves of it is swept at the next start.
+    pub fn discard(&self, dir: &Path) -> io::Result<()> {
+        let gone = dir.with_file_name(format!("{GONE_PREFIX}{}", ContainerId::random()));
+        match fs::rename(dir, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = remove_tree(&gone) {
+                tracing::warn!(path = %gone.display(), %error, "delete what was discarded");
+            }
+        });
+        Ok(())
     }
 
     /// Lets go of the mounts that only the launch needed: the container has its own copies now.
@@ -689,6 +705,9 @@ fn remove_pins(run_dir: &Path) -> io::Result<()> {
     }
     fs::remove_dir(&pins)
 }
+
+/// Directories on their way out; no id begins like this.
+pub(in crate::engine) const GONE_PREFIX: &str = ".gone-";
 
 /// Removes a directory of ours. Already gone is as good.
 pub(in crate::engine) fn remove_tree(path: &Path) -> io::Result<()> {

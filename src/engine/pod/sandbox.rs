@@ -15,7 +15,7 @@ use super::PodRecord;
 use super::table::{Effects, Entry};
 use crate::engine::container::files;
 use crate::engine::container::oci_spec::{PING_GROUP_RANGE, resources};
-use crate::engine::container::prepare::{DEFAULT_SHM_BYTES, or_default_network, remove_tree};
+use crate::engine::container::prepare::{DEFAULT_SHM_BYTES, or_default_network};
 use crate::engine::container::spec::{NetworkMode, Resources};
 use crate::engine::error::{EngineError, Result, Subject};
 use crate::engine::host::namespace::{self, NamespaceKind, pinned_path};
@@ -254,7 +254,7 @@ impl Inner {
             .and(host_mount::unmount_all(&run_dir).map_err(failed(pod, "unmount its /dev/shm")));
         if outcome.is_ok() {
             // Never through a mount.
-            outcome = remove_tree(&run_dir).map_err(failed(pod, format!("remove {}", run_dir.display())));
+            outcome = self.discard(&run_dir).map_err(failed(pod, format!("remove {}", run_dir.display())));
         }
         let cgroup = Layout::detect()
             .and_then(|layout| Cgroup::new(layout, &self.pod_cgroup(&pod.id)))
