@@ -634,3 +634,7 @@ impl<'a> Decider<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;
