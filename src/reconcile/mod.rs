@@ -303,9 +303,7 @@ impl Reconciler {
             let _ = task.await;
         }
         let workers = std::mem::take(&mut *self.inner.workers());
-        for worker in workers.into_values() {
-            worker.shutdown().await;
-        }
+        futures_util::future::join_all(workers.values().map(|worker| worker.shutdown())).await;
     }
 }
 

@@ -32,7 +32,7 @@ pub fn status(inner: &Inner) -> StatusReport {
     }
     for report in reports.values() {
         let mut pod = report.status.clone();
-        pod.notes = notes(&picture, &report.note.pod.name);
+        pod.notes.splice(0..0, notes(&picture, &report.note.pod.name));
         entry(&mut stacks, &report.note.stack).pods.push(pod);
     }
     for (stack, service) in services {

@@ -45,6 +45,8 @@ pub struct Seen {
     pub restarts: u32,
     /// How many restarts in a row led here, for the back-off.
     pub streak: u32,
+    /// Somebody asked the engine to stop it; perhaps we did.
+    pub was_stopped: bool,
     pub state: SeenState,
 }
 
@@ -77,11 +79,15 @@ pub struct Memory {
     pub sandbox_fault: Option<Fault>,
     /// No further probes of readiness, no restarts: the pod is going away.
     pub leaving: bool,
+    /// What someone else did to a container, and that it is being put right; by container.
+    pub repairs: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Track {
     pub busy: Option<Busy>,
+    /// This run was stopped by us.
+    pub stopped: bool,
     /// The run the rest is about.
     pub run: Option<ContainerId>,
     pub probes: BTreeMap<ProbeKind, ProbeTrack>,
@@ -185,6 +191,10 @@ impl Memory {
         for container in look.pod.all_containers() {
             let track = self.tracks.entry(container.name.clone()).or_default();
             let Some(seen) = look.seen.containers.get(&container.name) else {
+                if track.run.is_some() && track.busy.is_none() {
+                    let repair = format!("someone removed container {} at {:.0}", container.name, look.wall);
+                    self.repairs.insert(container.name.clone(), repair);
+                }
                 track.forget_run();
                 continue;
             };
@@ -217,6 +227,11 @@ impl Memory {
                     track.doomed = None;
                     if track.restart.is_none() {
                         track.restart = Some(restart_after(seen, exit, look));
+                        if seen.was_stopped && !track.stopped && track.busy.is_none() {
+                            let repair =
+                                format!("someone stopped container {} at {:.0}", container.name, look.wall);
+                            self.repairs.insert(container.name.clone(), repair);
+                        }
                     }
                     track.last_exit = Some(exit.clone());
                 }
@@ -289,6 +304,7 @@ impl Track {
         self.probes.clear();
         self.doomed = None;
         self.restart = None;
+        self.stopped = false;
         self.unhealthy = None;
     }
 }

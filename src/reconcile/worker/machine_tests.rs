@@ -65,6 +65,7 @@ impl Stage {
             sandbox: "s1".into(),
             restarts: 0,
             streak: 0,
+            was_stopped: false,
             state,
         };
         self.seen.containers.insert(name.into(), seen);
@@ -510,4 +511,26 @@ fn a_settled_pod_asks_for_nothing() {
         assert_eq!((decision.steps, decision.wake_at), (vec![], None));
         stage.later(1000);
     }
+}
+
+#[test]
+fn what_someone_else_did_is_said() {
+    let mut stopped = stage(ONE).exited("a", 143);
+    stopped.seen.containers.get_mut("a").unwrap().was_stopped = true;
+    stopped.look();
+    assert!(stopped.memory.repairs["a"].starts_with("someone stopped container a"));
+    let mut ours = stage(ONE).running("a");
+    ours.look();
+    ours.memory.tracks.get_mut("a").unwrap().stopped = true;
+    let id = ours.seen.containers["a"].id.clone();
+    let mut ours = ours.exited("a", 143);
+    let seen = ours.seen.containers.get_mut("a").unwrap();
+    (seen.id, seen.was_stopped) = (id, true);
+    ours.look();
+    assert!(ours.memory.repairs.is_empty());
+    let mut removed = stage(ONE).running("a");
+    removed.look();
+    removed.seen.containers.clear();
+    assert_eq!(removed.look().steps.len(), 1);
+    assert!(removed.memory.repairs["a"].starts_with("someone removed container a"));
 }

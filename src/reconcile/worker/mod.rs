@@ -35,6 +35,9 @@ use machine::{Busy, Decision, Fault, Look, Memory, Observed, Seen, SeenState, St
 use probes::ProbeKind;
 use report::{PodReport, Scene};
 
+/// How long the daemon waits for effects under way when it ends.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What all workers share.
 pub struct Site {
     pub engine: Engine,
@@ -178,7 +181,7 @@ impl WorkerHandle {
     /// Ends the worker; its pod runs on.
     pub async fn shutdown(&self) {
         let _ = self.messages.send(Message::Shutdown);
-        self.messages.closed().await;
+        let _ = tokio::time::timeout(2 * SHUTDOWN_PATIENCE, self.messages.closed()).await;
     }
 }
 
@@ -222,7 +225,10 @@ impl Worker {
                         }
                     }
                     Message::Shutdown => {
-                        self.effects.shutdown().await;
+                        // A launch is let come to its end; what takes longer is cut off, as by a crash.
+                        self.at.leaving.cancel();
+                        let ended = async { while self.effects.join_next().await.is_some() {} };
+                        let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, ended).await;
                         return;
                     }
                 }
@@ -231,10 +237,25 @@ impl Worker {
         }
     }
 
+    /// Says how things are without doing anything about it.
     fn introduce(&mut self) {
         let (seen, images, network) = self.observe();
-        let decision = Decision { steps: Vec::new(), wake_at: None, outcome: None };
+        let decision = self.decide(&seen);
         self.tell(&seen, &decision, network.as_ref(), &images);
+    }
+
+    fn decide(&mut self, seen: &Observed) -> Decision {
+        let note = self.at.note.clone();
+        let look = Look {
+            pod: &note.pod,
+            hashes: &note.hashes,
+            seen,
+            start: note.start,
+            now: Instant::now(),
+            wall: Timestamp::now(),
+        };
+        self.memory.update(&look, &self.run_state);
+        decide(&look, &self.memory)
     }
 
     /// Looks, decides, tells, acts; returns when to look again at the latest.
@@ -251,18 +272,8 @@ impl Worker {
                 }
             });
         }
-        let note = self.at.note.clone();
-        let look = Look {
-            pod: &note.pod,
-            hashes: &note.hashes,
-            seen: &seen,
-            start: note.start,
-            now: Instant::now(),
-            wall: Timestamp::now(),
-        };
-        self.memory.update(&look, &self.run_state);
-        let decision = decide(&look, &self.memory);
-        self.keep_run_state(&look);
+        let decision = self.decide(&seen);
+        self.keep_run_state(&seen);
         self.act(&decision, &seen);
         self.tell(&seen, &decision, network.as_ref(), &images);
         decision.wake_at
@@ -298,6 +309,7 @@ impl Worker {
                 sandbox: text(label::SANDBOX),
                 restarts: text(label::RESTART_COUNT).parse().unwrap_or(0),
                 streak: text(label::STREAK).parse().unwrap_or(0),
+                was_stopped: container.stopped_by_user,
                 state,
             };
             let name = text(label::CONTAINER_NAME);
@@ -320,23 +332,23 @@ impl Worker {
     }
 
     /// Which runs have started up and are ready, for the daemon that may come after this one.
-    fn keep_run_state(&mut self, look: &Look<'_>) {
+    fn keep_run_state(&mut self, observed: &Observed) {
         let mut started = BTreeSet::new();
         let mut ready = BTreeSet::new();
-        for container in look.pod.all_containers() {
-            let Some(seen) = look.seen.containers.get(&container.name) else { continue };
-            if container.startup_probe.is_some() && self.memory.is_started(container, look.seen) {
+        for container in self.at.note.pod.all_containers() {
+            let Some(seen) = observed.containers.get(&container.name) else { continue };
+            if container.startup_probe.is_some() && self.memory.is_started(container, observed) {
                 started.insert(seen.id.clone());
             }
-            if container.readiness_probe.is_some() && self.memory.is_ready(container, look.seen) {
+            if container.readiness_probe.is_some() && self.memory.is_ready(container, observed) {
                 ready.insert(seen.id.clone());
             }
         }
-        if look.seen.sandbox.is_none() || (started == self.run_state.started && ready == self.run_state.ready)
+        if observed.sandbox.is_none() || (started == self.run_state.started && ready == self.run_state.ready)
         {
             return;
         }
-        self.run_state = RunState { sandbox: look.seen.sandbox.clone(), started, ready };
+        self.run_state = RunState { sandbox: observed.sandbox.clone(), started, ready };
         self.write_run_state();
     }
 
@@ -361,6 +373,7 @@ impl Worker {
             memory: &self.memory,
             decision,
             network,
+            host_address: self.at.site.host_address,
             images,
             now: Instant::now(),
         };
@@ -393,6 +406,7 @@ impl Worker {
                 Step::Stop { container, reason, grace_secs } => {
                     tracing::info!(pod.name = %self.at.pod().name, container, ?reason, "stopping a container");
                     self.set_busy(container, Some(Busy::Stopping));
+                    self.memory.tracks.entry(container.clone()).or_default().stopped = true;
                     let (container, grace_secs) = (container.clone(), *grace_secs);
                     self.spawn(move |at| async move {
                         let result = at.stop(&container, grace_secs).await;

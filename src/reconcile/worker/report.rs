@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::engine::container::spec::NetworkMode;
 use crate::engine::container::state::ExitStatus;
 use crate::engine::id::PodId;
 use crate::engine::network::NetworkStatus;
@@ -38,6 +39,8 @@ pub struct Scene<'a> {
     pub memory: &'a Memory,
     pub decision: &'a Decision,
     pub network: Option<&'a NetworkStatus>,
+    /// The address of a pod on the host's network.
+    pub host_address: IpAddr,
     pub images: &'a std::collections::BTreeMap<String, String>,
     pub now: Instant,
 }
@@ -70,7 +73,10 @@ impl Scene<'_> {
             PodPhase::Failed => "PodFailed",
             PodPhase::Pending | PodPhase::Running | PodPhase::Unknown => "ContainersNotReady",
         };
-        let address = self.network.and_then(NetworkStatus::primary_address);
+        let address = match pod.sandbox.network {
+            NetworkMode::Host => Some(self.host_address),
+            _ => self.network.and_then(NetworkStatus::primary_address),
+        };
         let status = PodStatus {
             pod: pod.name.clone(),
             owner: format!("{}/{}", pod.owner.kind, pod.owner.object.name),
@@ -91,7 +97,7 @@ impl Scene<'_> {
             started_at: Some(self.seen.created_at),
             restarts: containers.iter().map(|container| container.restart_count).sum(),
             containers,
-            notes: Vec::new(),
+            notes: self.memory.repairs.values().cloned().collect(),
         };
         PodReport {
             note: self.note.clone(),
