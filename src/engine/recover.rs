@@ -204,10 +204,10 @@ impl Inner {
             let pod = entry.record();
             if same_boot && self.sandbox_stands(&pod) {
                 effects.standing = true;
-            } else if pod.network.is_some() || self.config.pod_run_dir(&pod.id).exists() {
-                if let Err(error) = self.remove_sandbox(&entry, &mut effects).await {
-                    tracing::warn!(pod.name = %pod.spec.name, error = error.chain(), "clean up a pod's sandbox");
-                }
+            } else if (pod.network.is_some() || self.config.pod_run_dir(&pod.id).exists())
+                && let Err(error) = self.remove_sandbox(&entry, &mut effects).await
+            {
+                tracing::warn!(pod.name = %pod.spec.name, error = error.chain(), "clean up a pod's sandbox");
             }
             drop(effects);
             self.drop_unknown_containers(&pod).await;

@@ -100,10 +100,7 @@ fn observe_images(engine: &Engine, desired: &DesiredState, fetcher: &Fetcher, ac
         for pod in &objects.pods {
             for container in pod.all_containers() {
                 let key = fetch_key(pod, container);
-                if !images.contains_key(&key) {
-                    let state = fetcher.state(&key, now);
-                    images.insert(key, state);
-                }
+                images.entry(key).or_insert_with_key(|key| fetcher.state(key, now));
                 let image = &container.spec.image;
                 if !actual.image_ids.contains_key(image)
                     && let Ok(record) = engine.image(image)

@@ -17,7 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 
 use super::cgroup::{Cgroup, Layout, OomWatch};
 use super::mount_options::MountOptions;
@@ -58,7 +58,10 @@ impl External {
         let root = dir.join("rootfs");
         own_mount_namespace()?;
         rootfs::mount_root(&self.request.rootfs, &root)?;
-        let spec = self.rewrite(spec, &root)?;
+        let mut spec = self.rewrite(spec, &root)?;
+        if let Some(process) = spec.process_mut() {
+            set_terminal(process, &stdio);
+        }
         let json = serde_json::to_vec(&spec).step(|| "render the runtime spec".into())?;
         fs::write(config_path(&dir), json).step(|| format!("write {}", config_path(&dir).display()))?;
         let mut arguments = vec!["create".into(), "--bundle".into(), dir.clone().into_os_string()];
@@ -113,34 +116,24 @@ impl External {
         let pid_file = dir.join("pid");
         arguments.extend(["--pid-file".into(), pid_file.clone().into_os_string()]);
         let mut command = self.command();
-        let (console, size) = match stdio {
+        let console = match stdio {
             Stdio::Pipes { stdin, stdout, stderr } => {
                 command.args(&*arguments).arg(&self.request.id);
                 command.stdin(stdin).stdout(stdout).stderr(stderr);
-                (None, None)
+                None
             }
-            Stdio::Terminal { columns, rows } => {
+            Stdio::Terminal { .. } => {
                 let console = ConsoleSocket::listen(&dir)?;
                 command.args(&*arguments).arg("--console-socket").arg(console.name()).arg(&self.request.id);
                 command.stdin(std::process::Stdio::null());
                 command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-                (Some(console), Some((columns, rows)))
+                Some(console)
             }
         };
         self.finish(command)?;
         let text = fs::read_to_string(&pid_file).step(|| format!("read {}", pid_file.display()))?;
         let pid = text.trim().parse().step_parse(&pid_file)?;
-        let console = match (console, size) {
-            (Some(console), Some((columns, rows))) => {
-                let terminal = console.receive()?;
-                if columns > 0 && rows > 0 {
-                    syscall::set_terminal_size(terminal.as_fd(), columns, rows)
-                        .step(|| "set the terminal's size".into())?;
-                }
-                Some(terminal)
-            }
-            _ => None,
-        };
+        let console = console.map(|console| console.receive()).transpose()?;
         Ok(Launched { pid, console })
     }
 
@@ -229,7 +222,7 @@ impl OciRuntime for External {
     fn exec(&mut self, exec: &ExecProcess, stdio: Stdio) -> Result<Launched, LaunchError> {
         self.running()?;
         let mut process = exec.process.clone();
-        process.set_terminal(Some(matches!(stdio, Stdio::Terminal { .. })));
+        set_terminal(&mut process, &stdio);
         let file = self.dir().join("process.json");
         let json = serde_json::to_vec(&process).step(|| "render the process".into())?;
         fs::write(&file, json).step(|| format!("write {}", file.display()))?;
@@ -318,6 +311,20 @@ impl ConsoleSocket {
         let (stream, _) = self.listener.accept().step(step)?;
         sync::receive_descriptor(stream.as_fd())?
             .ok_or_else(|| HostError::new(step(), io::Error::from(io::ErrorKind::UnexpectedEof)))
+    }
+}
+
+/// Known to the program, so that the command never sees a terminal without a size.
+fn set_terminal(process: &mut Process, stdio: &Stdio) {
+    match stdio {
+        Stdio::Pipes { .. } => {
+            process.set_terminal(Some(false));
+        }
+        Stdio::Terminal { columns, rows } => {
+            let size = BoxBuilder::default().width(u64::from(*columns)).height(u64::from(*rows)).build();
+            process.set_terminal(Some(true));
+            process.set_console_size(size.ok());
+        }
     }
 }
 

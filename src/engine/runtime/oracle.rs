@@ -337,7 +337,7 @@ impl Monitor {
 
 /// What a program can find out about itself.
 const LOOK: &str = r#"
-grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk|SigIgn)' /proc/self/status
+grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:|Umask|SigBlk)' /proc/self/status
 tail -n +2 /proc/self/limits | sed 's/^/limit /'
 sed -E 's/^[0-9]+ [0-9]+ [0-9:]+ ([^ ]+) ([^ ]+) ([^ ]+) .*- ([^ ]+) ([^ ]+) .*/mount \2 \3 \4 \1/; s/lowerdir.*//' /proc/self/mountinfo | grep -v '^mount / '
 ls -ln /dev /dev/pts | awk '{print "dev", $1, $3, $4, $5, $6, $(NF-2), $(NF-1), $NF}' | sed -E 's/[0-9]+:[0-9]+//'
@@ -385,6 +385,9 @@ try low_port sh -c 'timeout 0.1 nc -l -p 80; test $? = 143 -o $? = 124'
 try chown chown 5 /etc/data
 try fork_bomb sh -c 'ulimit -u'
 try unshare unshare -m true
+try user_namespace unshare -U true
+try join_own sh -c 'unshare -Uru nsenter --uts=/proc/self/ns/uts true'
+try join_init nsenter -t 1 -n true
 try nice nice -n -5 true
 try swapoff swapoff -a
 try kmsg head -c 1 /dev/kmsg
@@ -798,4 +801,53 @@ fn node_the_unified_hierarchy_restricts_devices_freezes_and_kills() {
     parent.remove().unwrap();
     assert_eq!(child.wait().unwrap().code(), None);
     cgroup.remove().unwrap();
+}
+
+/// Hides the v1 hierarchies from the calling process: a machine with cgroup v2 alone, as far as it can see.
+fn leave_only_unified() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    for entry in crate::engine::host::mount::mounts().unwrap().iter().rev() {
+        if entry.fs_type == "cgroup" {
+            umount2(&entry.mount_point, MntFlags::MNT_DETACH).unwrap();
+        }
+    }
+}
+
+#[test]
+fn node_with_cgroup_v2_alone_a_container_is_born_into_its_cgroup() {
+    let mut bundle = Bundle::new(
+        "cat /proc/self/cgroup | grep ^0; ls /sys/fs/cgroup/cgroup.procs; cat /sys/fs/cgroup/cgroup.procs | head -1; \
+         mkdir /sys/fs/cgroup/x; mknod /tmp/k c 1 11; cat /tmp/k; sleep 1000",
+    );
+    // This machine's v2 hierarchy has no controllers.
+    bundle.spec["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    let printed: String = bundle.monitor(&selkie(), |monitor| {
+        leave_only_unified();
+        assert!(matches!(Layout::detect().unwrap(), Layout::Unified(_)));
+        monitor.create().unwrap();
+        monitor.runtime.start().unwrap();
+        let mut process = bundle.spec["process"].clone();
+        process["args"] = json!(["sh", "-c", "grep ^0 /proc/self/cgroup; mknod /tmp/l c 1 11; cat /tmp/l"]);
+        let added = monitor.exec(process).unwrap();
+        assert_ne!(monitor.wait(added), 0);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while monitor.printed().matches("not permitted").count() < 2 {
+            assert!(std::time::Instant::now() < deadline, "{}", monitor.printed());
+            std::thread::yield_now();
+        }
+        monitor.runtime.pause().unwrap();
+        monitor.printed()
+    });
+    assert_eq!(printed.matches("0::/\n").count(), 2, "{printed}");
+    assert!(printed.contains("/sys/fs/cgroup/cgroup.procs\n") && printed.contains("\n1\n"), "{printed}");
+    assert!(printed.contains("mkdir: can't create directory"), "{printed}");
+
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 67108864});
+    let message: String = bundle.monitor(&selkie(), |monitor| {
+        leave_only_unified();
+        crate::engine::error::chain(&monitor.create().unwrap_err())
+    });
+    assert!(message.contains("memory.max"), "a limit that cannot be set is an error: {message}");
 }

@@ -116,7 +116,7 @@ fn a_container_becomes_a_pod_that_is_played_alike() {
         ];
         spec.umask = Some(0o27);
     });
-    let text = yaml_of(&[web.clone()]);
+    let text = yaml_of(std::slice::from_ref(&web));
     assert!(text.contains("# Not part of it: container My_Web: the umask.\n"), "{text}");
     assert!(text.contains("# Not part of it: container My_Web: mount option noexec of /srv.\n"), "{text}");
     let objects = loaded(&text);

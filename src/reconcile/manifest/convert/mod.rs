@@ -236,11 +236,10 @@ pub fn check_metadata(metadata: Option<&Node>, problems: &mut Problems<'_>) {
             problems.error_at_key(annotations, entry, "not supported: use securityContext", None);
         }
     }
-    if let Some(namespace) = metadata.get("namespace") {
-        if namespace.as_text().is_some_and(|text| !text.is_empty() && !names::is_dns_label(text)) {
-            problems
-                .error(namespace, "is not a valid namespace: lower case letters, digits and inner dashes");
-        }
+    if let Some(namespace) = metadata.get("namespace")
+        && namespace.as_text().is_some_and(|text| !text.is_empty() && !names::is_dns_label(text))
+    {
+        problems.error(namespace, "is not a valid namespace: lower case letters, digits and inner dashes");
     }
 }
 
