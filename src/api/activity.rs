@@ -21,11 +21,13 @@ struct State {
 /// One request under way.
 pub struct Busy(Arc<watch::Sender<State>>);
 
-impl Activity {
-    pub fn new() -> Self {
+impl Default for Activity {
+    fn default() -> Self {
         Self(Arc::new(watch::Sender::new(State { open: 0, idle_since: Instant::now() })))
     }
+}
 
+impl Activity {
     pub fn begin(&self) -> Busy {
         self.0.send_modify(|state| state.open += 1);
         Busy(self.0.clone())
@@ -70,7 +72,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idleness_is_counted_from_the_end_of_the_last_request() {
-        let activity = Activity::new();
+        let activity = Activity::default();
         let started = Instant::now();
         let idle = tokio::spawn(activity.idle_for(Some(Duration::from_secs(5))));
         tokio::time::sleep(Duration::from_secs(4)).await;
@@ -84,7 +86,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_timeout_it_serves_for_ever() {
-        let idle = Activity::new().idle_for(None);
+        let idle = Activity::default().idle_for(None);
         assert!(tokio::time::timeout(Duration::from_secs(1_000_000), idle).await.is_err());
     }
 }

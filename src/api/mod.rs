@@ -57,7 +57,7 @@ pub async fn serve_listeners(
     shutdown: impl Future<Output = ()>,
 ) {
     let closing = CancellationToken::new();
-    let activity = Activity::new();
+    let activity = Activity::default();
     let connections = TaskTracker::new();
     let hand_over = idle_timeout.map(|_| CancellationToken::new());
     let context = Arc::new(Context {
@@ -67,7 +67,7 @@ pub async fn serve_listeners(
         closing: closing.clone(),
         hand_over: hand_over.clone(),
     });
-    let router = Arc::new(rest::router::Router::new());
+    let router = Arc::new(rest::router::Router::default());
 
     let (accepted, mut streams) = mpsc::channel(64);
     let accepting = listeners.spawn_accepting(accepted);

@@ -3,6 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod lifecycle;
 mod launcher;
+mod lifecycle;
 mod streams;

@@ -8,8 +8,8 @@ use super::extract::Call;
 use super::{Outcome, compat, libpod, selkie};
 use crate::api::error::ApiError;
 
-impl Router {
-    pub fn new() -> Self {
+impl Default for Router {
+    fn default() -> Self {
         Self::with_routes(routes())
     }
 }
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn every_operation_has_its_own_row() {
-        let router = Router::new();
+        let router = Router::default();
         let mut count = 0;
         for line in OPERATIONS.lines().filter(|line| !line.starts_with('#')) {
             let (method, path) = line.split_once('\t').expect("method, tab, path");
@@ -312,12 +312,12 @@ mod tests {
 
     #[test]
     fn podmans_paths_need_a_version() {
-        assert_eq!(Router::new().pattern_of(&Method::GET, "/libpod/info"), None);
+        assert_eq!(Router::default().pattern_of(&Method::GET, "/libpod/info"), None);
     }
 
     #[test]
     fn a_literal_wins_over_a_name() {
-        let router = Router::new();
+        let router = Router::default();
         let found = router.pattern_of(&Method::DELETE, "/v4.3.1/libpod/images/remove");
         assert_eq!(found, Some("/libpod/images/remove"));
         let found = router.pattern_of(&Method::GET, "/v5.8.0/libpod/networks/json");

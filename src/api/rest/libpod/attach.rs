@@ -42,7 +42,7 @@ pub async fn attach(call: Call) -> Outcome {
     }
     if stream {
         // Before the header goes out: a client starts the container when it has seen the header.
-        let session = engine.attach_container(&id, streams.clone()).await?;
+        let session = engine.attach_container(&id, streams).await?;
         output = Box::pin(output.chain(session.output));
         input = streams.stdin.then_some(session.input);
     }

@@ -116,10 +116,11 @@ fn every_honoured_field_of_a_pod_is_in_the_test_manifest() {
     }
     fn all(shape: &'static Shape, into: &mut BTreeSet<(&'static str, &'static str)>) {
         for field in shape.fields {
-            if field.class == Class::Honoured && into.insert((shape.name, field.name)) {
-                if let Kind::Object(inner) | Kind::Objects(inner) = field.kind {
-                    all(inner, into);
-                }
+            if field.class == Class::Honoured
+                && into.insert((shape.name, field.name))
+                && let Kind::Object(inner) | Kind::Objects(inner) = field.kind
+            {
+                all(inner, into);
             }
         }
     }
