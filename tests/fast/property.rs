@@ -349,7 +349,7 @@ proptest! {
                 if let HoldSubject::Stack(stack) = &hold.subject {
                     for name in &hold.keeps {
                         prop_assert_eq!(
-                            of_stack(&before, stack).get(name).is_some(), of_stack(&world.actual, stack).get(name).is_some()
+                            of_stack(&before, stack).contains_key(name), of_stack(&world.actual, stack).contains_key(name)
                         );
                     }
                 }
