@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::EngineConfig;
-use super::container::lifecycle::{Resend, container_event};
+use super::container::follow::{AfterExit, after_exit};
+use super::container::lifecycle::{KILL_DEADLINE, Resend, container_event};
 use super::container::prepare::{GONE_PREFIX, remove_tree};
 use super::container::spec::RestartPolicy;
 use super::container::state::{ContainerState, ExitStatus, Process};
@@ -147,7 +148,12 @@ impl Inner {
                     let state = match &record.state {
                         // A stop that was begun is a stop still.
                         ContainerState::Stopping(_) => ContainerState::Stopping(process),
-                        _ => ContainerState::Created(process),
+                        ContainerState::Configured
+                        | ContainerState::Created(_)
+                        | ContainerState::Running(_)
+                        | ContainerState::Paused(_)
+                        | ContainerState::Exited(_)
+                        | ContainerState::Removing => ContainerState::Created(process),
                     };
                     Finding::Alive { state, network: network() }
                 }
@@ -246,6 +252,7 @@ impl Inner {
                     self.put_fact(entry, ContainerRecord { pending: None, ..(*record).clone() }, Vec::new())
                         .await;
                 }
+                self.resume_policy(entry, &record).await;
             }
             Finding::Alive { state, network } => {
                 let launched = record.pending == Some(Pending::Launch);
@@ -273,7 +280,10 @@ impl Inner {
                 if let Err(error) = self.monitors.kill(&run_dir, SIGKILL).await {
                     tracing::debug!(container.id = %record.id, %error, "kill a container that was half launched");
                 }
-                self.monitors.exited(&run_dir, &process).await;
+                let ended = self.monitors.exited(&run_dir, &process);
+                if tokio::time::timeout(KILL_DEADLINE, ended).await.is_err() {
+                    tracing::error!(container.id = %record.id, pid = process.pid, "a process does not end after SIGKILL");
+                }
                 self.undo_launch(entry, &record).await;
             }
             Finding::NeverLaunched => self.undo_launch(entry, &record).await,
@@ -283,8 +293,24 @@ impl Inner {
                 let network = record.network.clone().or_else(|| read_network(&run_dir));
                 let record = ContainerRecord { network, ..(*record).clone() };
                 let next = self.record_exit(entry, &record, status).await;
-                if let super::container::follow::AfterExit::Restart { delay } = next {
+                if let AfterExit::Restart { delay } = next {
                     self.restart_later(entry.clone(), delay);
+                }
+            }
+        }
+    }
+
+    /// A restart or removal that an engine before this one owed to a container that had ended.
+    async fn resume_policy(self: &Arc<Self>, entry: &Arc<Entry>, record: &ContainerRecord) {
+        let Some(status) = record.state.exit_status() else { return };
+        let spec = &record.spec;
+        match after_exit(spec.restart_policy, spec.auto_remove, record, status, 0) {
+            AfterExit::Stay => {}
+            AfterExit::Restart { delay } => self.restart_later(entry.clone(), delay),
+            AfterExit::Remove => {
+                if let Err(error) = self.remove_locked(entry, record, true).await {
+                    tracing::error!(container.id = %record.id, error = error.chain(),
+                        "remove a container that had ended");
                 }
             }
         }
@@ -379,7 +405,7 @@ impl Inner {
                 let process = Process { pid, start_ticks, monitor_pid, started_at };
                 tracing::warn!(container.id = %id, pid, "ending a container that no record knows");
                 self.monitors.kill(dir, SIGKILL).await.map_err(io::Error::other)?;
-                self.monitors.exited(dir, &process).await;
+                tokio::time::timeout(KILL_DEADLINE, self.monitors.exited(dir, &process)).await?;
             }
         }
         sweep_namespaces(dir)

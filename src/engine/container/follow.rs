@@ -128,10 +128,12 @@ impl Inner {
         let next =
             after_exit(record.spec.restart_policy, record.spec.auto_remove, record, &status, quick_exits);
         let event = container_event(&ended, EventAction::Died);
-        self.put_fact(entry, ended.clone(), vec![event]).await;
+        let durable = self.put_fact(entry, ended.clone(), vec![event]).await;
         failpoint::pass("exit-recorded");
-        // Failures are logged there, and the next launch or start of the engine tries again.
-        let _ = self.unprepare_files(&ended);
+        if durable {
+            // Failures are logged there, and the next launch or start of the engine tries again.
+            let _ = self.unprepare_files(&ended);
+        }
         tracing::debug!(container.id = %record.id, code = status.code, ?next, "container ended");
         if next == AfterExit::Remove
             && let Err(error) = self.remove_locked(entry, &ended, true).await
@@ -144,7 +146,7 @@ impl Inner {
     async fn disconnect(&self, record: &ContainerRecord) {
         let Some(netns) = self.own_netns(record) else { return };
         if record.network.is_some()
-            && let Err(error) = self.networks.teardown(record.id.as_str(), &netns).await
+            && let Err(error) = self.disconnect_network(record, &netns).await
         {
             tracing::warn!(container.id = %record.id, error = error.chain(), "tear down a container's network");
         }

@@ -24,7 +24,7 @@ use crate::engine::store::Change;
 use crate::engine::{Inner, failpoint};
 
 /// A process that is not gone so long after SIGKILL hangs in the kernel.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
+pub(in crate::engine) const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Who wants a container to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -576,14 +576,16 @@ impl Inner {
     }
 
     /// As [`Inner::put`] for what has happened already: it is shown even if it cannot be made durable. The next
-    /// start of the engine finds out again.
-    pub async fn put_fact(&self, entry: &Entry, record: ContainerRecord, events: Vec<Event>) {
+    /// start of the engine finds out again. Whether it is durable.
+    pub async fn put_fact(&self, entry: &Entry, record: ContainerRecord, events: Vec<Event>) -> bool {
         let step = "record what has happened";
-        if let Err(error) = self.put(entry, record.clone(), events.clone(), step).await {
+        let put = self.put(entry, record.clone(), events.clone(), step).await;
+        if let Err(error) = &put {
             tracing::error!(container.id = %record.id, error = error.chain(), "a change is not on disk");
             entry.show(Arc::new(record));
             self.events.publish(events);
         }
+        put.is_ok()
     }
 }
 

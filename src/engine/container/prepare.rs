@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use oci_spec::image::Config as ImageConfig;
@@ -13,7 +15,7 @@ use oci_spec::runtime::{Capability, Spec};
 use super::files;
 use super::mounts::{GeneratedFile, ResolvedMount, ResolvedSource, Shm};
 use super::oci_spec::{NamespacePlan, NamespacePlans, PING_GROUP_RANGE, Resolved, SpecError, runtime_spec};
-use super::spec::{MountSource, NamespaceMode, NetworkAttachment, NetworkMode, SeccompProfile};
+use super::spec::{DnsConfig, MountSource, NamespaceMode, NetworkAttachment, NetworkMode, SeccompProfile};
 use super::user::{ResolvedUser, resolve_user};
 use super::{ContainerRecord, devices};
 use crate::engine::config::RuntimeName;
@@ -22,6 +24,7 @@ use crate::engine::host::namespace::{self, NamespaceKind, pinned_path};
 use crate::engine::id::ContainerId;
 use crate::engine::monitor::protocol::LaunchRequest;
 use crate::engine::network::{NetworkStatus, SandboxNetwork};
+use crate::engine::pod::PodRecord;
 use crate::engine::recover::NETWORK_FILE;
 use crate::engine::rootfs::MergedTree;
 use crate::engine::runtime::seccomp::{self, SeccompSource};
@@ -37,6 +40,16 @@ pub(in crate::engine) const DEFAULT_NETWORK: &str = "podman";
 
 /// More is not read of an image's `/etc/passwd` or `/etc/group`.
 const MAX_PASSWD_BYTES: u64 = 4 << 20;
+
+/// The kernel answers in microseconds; one that does not must not block a container for ever.
+const NETWORK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Whose network namespace a container lives in.
+enum NetworkOwner {
+    Itself,
+    Pod(Arc<PodRecord>),
+    Container(Arc<ContainerRecord>),
+}
 
 /// A container ready to be launched.
 pub(in crate::engine) struct Prepared {
@@ -63,6 +76,10 @@ impl Inner {
     pub async fn prepare(&self, record: &ContainerRecord) -> Result<Prepared> {
         let run_dir = self.config.container_run_dir(&record.id);
         let container_dir = self.config.container_dir(&record.id);
+        if run_dir.exists() {
+            // Of a run whose end could not be cleaned up after.
+            self.unprepare(record).await?;
+        }
         make_directories(&run_dir, &container_dir)
             .map_err(failed(record, format!("make {} and {}", run_dir.display(), container_dir.display())))?;
         let network = self.connect(record).await?;
@@ -98,7 +115,7 @@ impl Inner {
         };
         if let Some(netns) = self.own_netns(record) {
             if has_network(record)
-                && let Err(error) = self.networks.teardown(record.id.as_str(), &netns).await
+                && let Err(error) = self.disconnect_network(record, &netns).await
             {
                 note(error);
             }
@@ -196,7 +213,8 @@ impl Inner {
         failpoint::pass("launch-namespaces");
         match self.sandbox_network(record) {
             Some(request) => {
-                let network = self.networks.setup(&request).await?;
+                let network =
+                    self.connect_network(Subject::Container(record.name.to_string()), &request).await?;
                 // For a daemon that finds this launch without its result.
                 let path = self.config.container_run_dir(&record.id).join(NETWORK_FILE);
                 serde_json::to_vec(&network)
@@ -369,9 +387,9 @@ impl Inner {
             })
         };
         let cgroup = match &spec.cgroup_namespace {
-            NamespaceMode::Private => NamespacePlan::New,
             // A pod shares no cgroup namespace.
-            NamespaceMode::Host | NamespaceMode::Pod => NamespacePlan::Host,
+            NamespaceMode::Private | NamespaceMode::Pod => NamespacePlan::New,
+            NamespaceMode::Host => NamespacePlan::Host,
             NamespaceMode::Container(id) => NamespacePlan::Join(self.namespace_of(record, id, "cgroup")?),
             NamespaceMode::Path(path) => NamespacePlan::Join(path.clone()),
         };
@@ -422,14 +440,12 @@ impl Inner {
     /// Where the engine's own files are for this container.
     fn generated_files(&self, record: &ContainerRecord) -> Vec<GeneratedFile> {
         let run_dir = self.config.container_run_dir(&record.id);
-        let mut files = vec![
+        let files = [
             ("/etc/hosts", self.hosts_path(record)),
             ("/etc/resolv.conf", self.resolv_conf_path(record)),
             ("/etc/hostname", run_dir.join("hostname")),
             ("/run/.containerenv", run_dir.join("containerenv")),
         ];
-        // A shared root file system of the user's own may hold these already; they are hidden, not changed.
-        files.retain(|(_, source)| !source.as_os_str().is_empty());
         files
             .into_iter()
             .map(|(destination, source)| GeneratedFile {
@@ -442,32 +458,42 @@ impl Inner {
 
     /// Containers in one network namespace share the file, unless the request adds lines of its own.
     fn hosts_path(&self, record: &ContainerRecord) -> PathBuf {
-        let own = self.config.container_run_dir(&record.id).join("hosts");
-        match (&record.spec.network, record.pod()) {
-            (NetworkMode::Pod, Some(pod)) if record.spec.hosts.is_empty() => {
-                self.config.pod_run_dir(pod).join("hosts")
-            }
-            (NetworkMode::Container(id), _) if record.spec.hosts.is_empty() => {
-                match self.containers.by_id(id) {
-                    Some(entry) => self.hosts_path(&entry.record()),
-                    None => own,
-                }
-            }
-            _ => own,
+        let own = || self.config.container_run_dir(&record.id).join("hosts");
+        if !record.spec.hosts.is_empty() {
+            return own();
+        }
+        match self.network_owner(record) {
+            NetworkOwner::Itself => own(),
+            NetworkOwner::Pod(pod) => self.config.pod_run_dir(&pod.id).join("hosts"),
+            NetworkOwner::Container(other) => self.hosts_path(&other),
         }
     }
 
     fn resolv_conf_path(&self, record: &ContainerRecord) -> PathBuf {
-        let own = self.config.container_run_dir(&record.id).join("resolv.conf");
-        let asks_nothing = record.spec.dns == super::spec::DnsConfig::default();
-        match (&record.spec.network, record.pod()) {
-            (NetworkMode::Pod, Some(pod)) if asks_nothing => self.config.pod_run_dir(pod).join("resolv.conf"),
-            (NetworkMode::Container(id), _) if asks_nothing => match self.containers.by_id(id) {
-                Some(entry) => self.resolv_conf_path(&entry.record()),
-                None => own,
-            },
-            _ => own,
+        let own = || self.config.container_run_dir(&record.id).join("resolv.conf");
+        if record.spec.dns != DnsConfig::default() {
+            return own();
         }
+        match self.network_owner(record) {
+            NetworkOwner::Itself => own(),
+            NetworkOwner::Pod(pod) => self.config.pod_run_dir(&pod.id).join("resolv.conf"),
+            NetworkOwner::Container(other) => self.resolv_conf_path(&other),
+        }
+    }
+
+    /// Whose network namespace the container lives in.
+    fn network_owner(&self, record: &ContainerRecord) -> NetworkOwner {
+        let owner = match &record.spec.network {
+            NetworkMode::Pod => record
+                .pod()
+                .and_then(|pod| self.pods.by_id(pod))
+                .map(|entry| NetworkOwner::Pod(entry.record())),
+            NetworkMode::Container(id) => {
+                self.containers.by_id(id).map(|entry| NetworkOwner::Container(entry.record()))
+            }
+            NetworkMode::Bridge(_) | NetworkMode::Host | NetworkMode::None | NetworkMode::Path(_) => None,
+        };
+        owner.unwrap_or(NetworkOwner::Itself)
     }
 
     fn write_files(&self, record: &ContainerRecord, network: Option<&NetworkStatus>) -> Result<()> {
@@ -481,27 +507,21 @@ impl Inner {
         };
         let hostname = self.hostname(record);
         let host_file = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let extra = &record.spec.hosts;
-        let pod = record.pod().and_then(|pod| self.pods.by_id(pod)).map(|entry| entry.record());
-        let in_pod = matches!(record.spec.network, NetworkMode::Pod);
-        let on_host = match &pod {
-            Some(pod) if in_pod => matches!(pod.spec.network, NetworkMode::Host),
-            _ => matches!(record.spec.network, NetworkMode::Host),
-        };
-        let standing = match &pod {
-            Some(pod) if in_pod => pod.network.as_ref(),
-            _ => network,
-        };
-        let hosts = if on_host {
-            files::hosts_of_host(&host_file("/etc/hosts"), extra)
-        } else {
-            let mut all = extra.clone();
-            if let Some(pod) = &pod
-                && in_pod
-            {
-                all.extend(pod.spec.hosts.clone());
+        let mut extra = record.spec.hosts.clone();
+        let owner = self.network_owner(record);
+        let (mode, standing) = match &owner {
+            NetworkOwner::Itself => (&record.spec.network, network),
+            NetworkOwner::Pod(pod) => {
+                extra.extend(pod.spec.hosts.clone());
+                (&pod.spec.network, pod.network.as_ref())
             }
-            files::hosts(standing, &[&hostname, record.name.as_str()], &all)
+            NetworkOwner::Container(other) => (&other.spec.network, other.network.as_ref()),
+        };
+        let on_host = *mode == NetworkMode::Host;
+        let hosts = if on_host {
+            files::hosts_of_host(&host_file("/etc/hosts"), &extra)
+        } else {
+            files::hosts(standing, &[&hostname, record.name.as_str()], &extra)
         };
         write(self.hosts_path(record), hosts)?;
         let servers = standing.map(|network| network.dns_servers.as_slice()).unwrap_or_default();
@@ -510,6 +530,22 @@ impl Inner {
         write(self.resolv_conf_path(record), resolv_conf)?;
         write(run_dir.join("hostname"), format!("{hostname}\n"))?;
         write(run_dir.join("containerenv"), files::container_environment(record))
+    }
+
+    /// [`Networks::setup`](crate::engine::network::Networks::setup) with a deadline.
+    pub async fn connect_network(&self, subject: Subject, request: &SandboxNetwork) -> Result<NetworkStatus> {
+        let setup = self.networks.setup(request);
+        tokio::time::timeout(NETWORK_DEADLINE, setup)
+            .await
+            .unwrap_or_else(|_| Err(late(subject, "connect it to its networks")))
+    }
+
+    /// [`Networks::teardown`](crate::engine::network::Networks::teardown) with a deadline.
+    pub async fn disconnect_network(&self, record: &ContainerRecord, netns: &Path) -> Result<()> {
+        let teardown = self.networks.teardown(record.id.as_str(), netns);
+        tokio::time::timeout(NETWORK_DEADLINE, teardown)
+            .await
+            .unwrap_or_else(|_| Err(late(subject(record), "disconnect it from its networks")))
     }
 
     async fn resolve_mounts(
@@ -635,6 +671,11 @@ pub(in crate::engine) fn or_default_network(attachments: &[NetworkAttachment]) -
 
 fn subject(record: &ContainerRecord) -> Subject {
     Subject::Container(record.name.to_string())
+}
+
+pub(in crate::engine) fn late(subject: Subject, step: &str) -> EngineError {
+    let detail = format!("{step}: not done within {} s", NETWORK_DEADLINE.as_secs());
+    EngineError::new(ErrorKind::Internal, subject, detail)
 }
 
 fn no_pod(record: &ContainerRecord) -> EngineError {

@@ -183,7 +183,9 @@ impl Inner {
             mount_shm(&run_dir.join("shm"), size).map_err(failed(pod, "mount its /dev/shm"))?;
         }
         let network = match self.pod_sandbox_network(pod) {
-            Some(request) => Some(self.networks.setup(&request).await?),
+            Some(request) => {
+                Some(self.connect_network(Subject::Pod(pod.spec.name.to_string()), &request).await?)
+            }
             None => None,
         };
         failpoint::pass("pod-network");

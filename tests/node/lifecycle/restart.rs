@@ -104,3 +104,19 @@ async fn on_failure_gives_up_after_its_retries() {
     bed.remove("fine").await;
     bed.assert_nothing_left();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_was_owed_is_made_by_the_next_daemon() {
+    let mut bed = Bed::new().await;
+    let mut spec = sh("web", "exit 1");
+    spec.restart_policy = RestartPolicy::Always;
+    bed.run(spec).await;
+    // By now it waits longer and longer.
+    support::wait_until("it was restarted", || bed.record("web").restart_count >= 3);
+    let before = bed.record("web").restart_count;
+    bed.stop_daemon().await;
+    bed.start_daemon().await;
+    support::wait_until("it is restarted again", || bed.record("web").restart_count >= before + 2);
+    bed.remove("web").await;
+    bed.assert_nothing_left();
+}
