@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::engine::Engine;
+use crate::engine::config::EngineConfig;
 use crate::engine::container::ContainerRecord;
 use crate::engine::container::spec::{Mount, MountSource, NetworkMode, PortMapping};
 use crate::engine::container::state::ContainerState;
@@ -159,8 +160,8 @@ impl ContainerView {
         }
     }
 
-    pub fn mounts<'a>(&'a self, engine: &Engine) -> Vec<MountView<'a>> {
-        let volumes_dir = engine.config().volumes_dir();
+    pub fn mounts<'a>(&'a self, config: &EngineConfig) -> Vec<MountView<'a>> {
+        let volumes_dir = config.volumes_dir();
         let mut anonymous = self.record.anonymous_volumes.iter();
         let volume = |name: &str| volumes_dir.join(name).join("_data").to_string_lossy().into_owned();
         let view = |mount: &'a Mount| {
@@ -199,9 +200,9 @@ impl ContainerView {
         self.record.spec.mounts.iter().filter_map(options).collect()
     }
 
-    pub fn log_path(&self, engine: &Engine) -> String {
+    pub fn log_path(&self, config: &EngineConfig) -> String {
         let path = self.record.spec.log.path.clone();
-        let path = path.unwrap_or_else(|| engine.config().container_dir(&self.record.id).join("ctr.log"));
+        let path = path.unwrap_or_else(|| config.container_dir(&self.record.id).join("ctr.log"));
         path.to_string_lossy().into_owned()
     }
 }

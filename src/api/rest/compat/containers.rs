@@ -14,6 +14,7 @@ use crate::api::rest::libpod::containers::{listed, prune_stopped, remove_options
 use crate::api::rest::view::{ContainerView, MountView};
 use crate::api::rest::{Outcome, json, reply, stream, time};
 use crate::engine::Engine;
+use crate::engine::config::EngineConfig;
 use crate::engine::container::WaitCondition;
 use crate::engine::container::spec::PortMapping;
 use crate::engine::container::state::ContainerState;
@@ -125,7 +126,7 @@ impl EndpointSettings {
         view: &ContainerView,
         network: &str,
         interface: Option<&InterfaceStatus>,
-        engine: &Engine,
+        ids: &NetworkIds,
     ) -> Self {
         let of = |v6: bool| interface?.addresses.iter().find(|a| a.address.is_ipv6() == v6);
         let address = |v6: bool| of(v6).map(|a| a.address.to_string()).unwrap_or_default();
@@ -134,7 +135,7 @@ impl EndpointSettings {
         aliases.extend(interface.iter().flat_map(|i| i.aliases.iter().cloned()));
         aliases.dedup();
         let id = |i: &InterfaceStatus| i.network_id.to_string();
-        let known = || engine.network(&NameOrId::from(network)).map_or(String::new(), |n| n.id.to_string());
+        let known = || ids.get(network).cloned().unwrap_or_default();
         Self {
             ipam_config: None,
             links: None,
@@ -153,11 +154,18 @@ impl EndpointSettings {
     }
 }
 
+/// Ids of networks by name.
+pub type NetworkIds = BTreeMap<String, String>;
+
+pub fn network_ids(engine: &Engine) -> NetworkIds {
+    engine.networks().iter().map(|network| (network.name.to_string(), network.id.to_string())).collect()
+}
+
 /// Networks by the name docker knows them.
-pub fn endpoints(view: &ContainerView, engine: &Engine) -> BTreeMap<String, EndpointSettings> {
+pub fn endpoints(view: &ContainerView, ids: &NetworkIds) -> BTreeMap<String, EndpointSettings> {
     let networks = view.networks().into_iter();
     let settings = networks.map(|(name, interface)| {
-        (docker_name(name).to_owned(), EndpointSettings::new(view, name, interface, engine))
+        (docker_name(name).to_owned(), EndpointSettings::new(view, name, interface, ids))
     });
     settings.collect()
 }
@@ -178,7 +186,7 @@ impl MountPoint {
 }
 
 impl<'a> Container<'a> {
-    pub fn new(view: &'a ContainerView, engine: &Engine, now: Timestamp) -> Self {
+    pub fn new(view: &'a ContainerView, config: &EngineConfig, ids: &NetworkIds, now: Timestamp) -> Self {
         let record = &view.record;
         Self {
             id: record.id.as_str(),
@@ -191,8 +199,8 @@ impl<'a> Container<'a> {
             labels: record.labels(),
             state: state_name(&record.state),
             status: status(view, now),
-            network_settings: Networks { networks: endpoints(view, engine) },
-            mounts: view.mounts(engine).iter().map(MountPoint::new).collect(),
+            network_settings: Networks { networks: endpoints(view, ids) },
+            mounts: view.mounts(config).iter().map(MountPoint::new).collect(),
             name: "",
             config: None,
             networking_config: None,
@@ -235,7 +243,8 @@ pub async fn list(call: Call) -> Outcome {
     let engine = call.engine();
     let views = listed(engine, &call.query)?;
     let now = Timestamp::now();
-    let list: Vec<_> = views.iter().map(|view| Container::new(view, engine, now)).collect();
+    let (config, ids) = (engine.config(), network_ids(engine));
+    let list: Vec<_> = views.iter().map(|view| Container::new(view, config, &ids, now)).collect();
     Ok(reply::json(&list))
 }
 

@@ -1,6 +1,7 @@
 //! Images as docker shows and pulls them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,8 @@ use crate::api::rest::libpod::images::{
     self as libpod, Empty, ImageSummary, comment, image_users, labels, load_body, loaded_names, short_digest,
 };
 use crate::api::rest::stream::{Records, records};
-use crate::api::rest::version::is_before;
+use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::{Outcome, registry_auth, reply, time};
-use crate::engine::Engine;
 use crate::engine::image::{ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
 
 /// How often the progress of one layer is told.
@@ -114,7 +114,7 @@ impl<'a> ImageConfig<'a> {
 }
 
 impl<'a> ImageInspect<'a> {
-    fn new(image: &'a ImageRecord, engine: &Engine, call: &Call) -> Self {
+    pub fn new(image: &'a ImageRecord, root: &Path, version: Option<ApiVersion>) -> Self {
         Self {
             id: format!("sha256:{}", image.id),
             repo_tags: &image.names,
@@ -123,15 +123,15 @@ impl<'a> ImageInspect<'a> {
             comment: comment(image),
             created: time::rfc3339(image.created_at),
             container: "",
-            container_config: is_before(call.version, 1, 45).then(ImageConfig::default),
+            container_config: is_before(version, 1, 45).then(ImageConfig::default),
             docker_version: "",
             author: image.config.author().as_deref().unwrap_or_default(),
             config: ImageConfig::new(image),
             architecture: &image.architecture,
             os: &image.os,
             size: image.size_bytes,
-            virtual_size: is_before(call.version, 1, 44).then_some(image.size_bytes),
-            graph_driver: libpod::GraphDriver::new(image, engine),
+            virtual_size: is_before(version, 1, 44).then_some(image.size_bytes),
+            graph_driver: libpod::GraphDriver::new(image, root),
             root_fs: libpod::RootFs::new(image),
             metadata: Metadata { last_tag_time: time::NEVER },
         }
@@ -141,7 +141,7 @@ impl<'a> ImageInspect<'a> {
 pub async fn inspect(call: Call) -> Outcome {
     let engine = call.engine();
     let image = engine.image(call.path.value("name"))?;
-    Ok(reply::json(&ImageInspect::new(&image, engine, &call)))
+    Ok(reply::json(&ImageInspect::new(&image, &engine.config().root, call.version)))
 }
 
 #[derive(Serialize)]

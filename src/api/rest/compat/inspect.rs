@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::containers::{EndpointSettings, MountPoint, endpoints, state_name};
+use super::containers::{EndpointSettings, MountPoint, NetworkIds, endpoints, network_ids, state_name};
 use crate::api::rest::extract::Call;
 use crate::api::rest::libpod::images::Empty;
 use crate::api::rest::libpod::inspect::{
@@ -14,7 +14,7 @@ use crate::api::rest::libpod::inspect::{
 };
 use crate::api::rest::view::{ContainerView, MountView};
 use crate::api::rest::{Outcome, reply, time};
-use crate::engine::Engine;
+use crate::engine::config::EngineConfig;
 use crate::engine::container::state::ContainerState;
 
 type Map<T> = BTreeMap<String, T>;
@@ -223,13 +223,13 @@ struct NetworkSettings {
 pub async fn inspect(call: Call) -> Outcome {
     let engine = call.engine();
     let view = ContainerView::new(engine, engine.container(&call.name())?);
-    Ok(reply::json(&ContainerJson::new(&view, engine)))
+    Ok(reply::json(&ContainerJson::new(&view, engine.config(), &network_ids(engine))))
 }
 
 impl<'a> ContainerJson<'a> {
-    pub fn new(view: &'a ContainerView, engine: &'a Engine) -> Self {
+    pub fn new(view: &'a ContainerView, config: &EngineConfig, ids: &NetworkIds) -> Self {
         let record = &*view.record;
-        let run_directory = engine.config().container_run_dir(&record.id);
+        let run_directory = config.container_run_dir(&record.id);
         let in_run = |name: &str| run_directory.join(name).to_string_lossy().into_owned();
         let (path, args) = view.path_and_args();
         Self {
@@ -242,7 +242,7 @@ impl<'a> ContainerJson<'a> {
             resolv_conf_path: in_run("resolv.conf"),
             hostname_path: in_run("hostname"),
             hosts_path: in_run("hosts"),
-            log_path: view.log_path(engine),
+            log_path: view.log_path(config),
             name: format!("/{}", record.name),
             restart_count: record.restart_count,
             driver: "overlay",
@@ -251,12 +251,12 @@ impl<'a> ContainerJson<'a> {
             process_label: "",
             app_armor_profile: record.spec.security.apparmor_profile.as_deref().unwrap_or_default(),
             exec_ids: [],
-            host_config: HostConfig::new(view, engine),
-            graph_driver: graph_driver(&engine.config().container_dir(&record.id)),
+            host_config: HostConfig::new(view, config),
+            graph_driver: graph_driver(&config.container_dir(&record.id)),
             size_root_fs: view.image.as_ref().map_or(0, |image| image.size_bytes),
-            mounts: view.mounts(engine).iter().map(MountPoint::new).collect(),
+            mounts: view.mounts(config).iter().map(MountPoint::new).collect(),
             config: Config::new(view),
-            network_settings: NetworkSettings::new(view, engine),
+            network_settings: NetworkSettings::new(view, ids),
         }
     }
 }
@@ -314,12 +314,12 @@ impl<'a> Config<'a> {
 }
 
 impl<'a> HostConfig<'a> {
-    fn new(view: &'a ContainerView, engine: &Engine) -> Self {
+    fn new(view: &'a ContainerView, config: &EngineConfig) -> Self {
         let spec = &view.record.spec;
         let limits = &spec.resources;
         let security = &spec.security;
         Self {
-            binds: view.mounts(engine).iter().map(MountView::bind).collect(),
+            binds: view.mounts(config).iter().map(MountView::bind).collect(),
             container_id_file: "",
             // Docker's clients read logs only of drivers they know.
             log_config: LogConfig {
@@ -399,7 +399,7 @@ impl<'a> HostConfig<'a> {
 }
 
 impl NetworkSettings {
-    fn new(view: &ContainerView, engine: &Engine) -> Self {
+    fn new(view: &ContainerView, ids: &NetworkIds) -> Self {
         let networks = view.networks();
         let only = match networks.as_slice() {
             [(_, interface)] => *interface,
@@ -426,7 +426,7 @@ impl NetworkSettings {
             ip_prefix_len: of(false).map_or(0, |a| a.prefix_len),
             ipv6_gateway: gateway(true),
             mac_address: only.map(|i| i.mac.clone()).unwrap_or_default(),
-            networks: endpoints(view, engine),
+            networks: endpoints(view, ids),
         }
     }
 }

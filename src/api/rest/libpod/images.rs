@@ -1,7 +1,7 @@
 //! Images: lists, inspection, pull, load, tag, removal.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
@@ -287,9 +287,9 @@ impl<'a> RootFs<'a> {
 }
 
 impl GraphDriver {
-    pub fn new(image: &ImageRecord, engine: &Engine) -> Self {
+    pub fn new(image: &ImageRecord, root: &Path) -> Self {
         let top = image.layers.last().map(|layer| layer.chain_id.trim_start_matches("sha256:"));
-        let path = top.map(|chain| engine.config().root.join("layers").join(chain));
+        let path = top.map(|chain| root.join("layers").join(chain));
         let upper = path.map(|path| ("UpperDir", path.to_string_lossy().into_owned()));
         Self { name: "overlay", data: upper.into_iter().collect() }
     }
@@ -329,11 +329,11 @@ pub fn comment(image: &ImageRecord) -> &str {
 pub async fn inspect(call: Call) -> Outcome {
     let engine = call.engine();
     let image = engine.image(call.path.value("name"))?;
-    Ok(reply::json(&ImageData::new(&image, engine)))
+    Ok(reply::json(&ImageData::new(&image, &engine.config().root)))
 }
 
 impl<'a> ImageData<'a> {
-    pub fn new(image: &'a ImageRecord, engine: &Engine) -> Self {
+    pub fn new(image: &'a ImageRecord, root: &Path) -> Self {
         let config = Config::new(image);
         Self {
             id: image.id.as_str(),
@@ -351,7 +351,7 @@ impl<'a> ImageData<'a> {
             os: &image.os,
             size: image.size_bytes,
             virtual_size: image.size_bytes,
-            graph_driver: GraphDriver::new(image, engine),
+            graph_driver: GraphDriver::new(image, root),
             root_fs: RootFs::new(image),
             labels: labels(image),
             annotations: BTreeMap::new(),

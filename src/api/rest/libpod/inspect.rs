@@ -9,7 +9,7 @@ use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::view::{ContainerView, MountView};
 use crate::api::rest::{Outcome, reply, signal, time};
 use crate::engine::Engine;
-use crate::engine::config::RuntimeName;
+use crate::engine::config::{EngineConfig, RuntimeName};
 use crate::engine::container::spec::{
     Healthcheck, LogDriver, NamespaceMode, NetworkMode, PortMapping, RestartPolicy, SeccompProfile, Ulimit,
 };
@@ -50,14 +50,14 @@ pub struct InspectContainerData<'a> {
     mount_label: &'static str,
     process_label: &'a str,
     app_armor_profile: &'a str,
-    effective_caps: Vec<String>,
-    bounding_caps: Vec<String>,
+    effective_caps: &'a [String],
+    bounding_caps: &'a [String],
     #[serde(rename = "ExecIDs")]
     exec_ids: Vec<String>,
     graph_driver: GraphDriver,
     mounts: Vec<InspectMount>,
     dependencies: [(); 0],
-    network_settings: NetworkSettings,
+    network_settings: NetworkSettings<'a>,
     namespace: &'static str,
     is_infra: bool,
     is_service: bool,
@@ -146,7 +146,7 @@ pub struct BasicNetwork {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct NetworkSettings {
+pub struct NetworkSettings<'a> {
     #[serde(flatten)]
     basic: BasicNetwork,
     bridge: &'static str,
@@ -158,7 +158,7 @@ pub struct NetworkSettings {
     #[serde(rename = "LinkLocalIPv6PrefixLen")]
     link_local_ipv6_prefix_len: u8,
     ports: Map<Vec<HostPort>>,
-    sandbox_key: String,
+    sandbox_key: &'a str,
     #[serde(skip_serializing_if = "Map::is_empty")]
     networks: Map<AdditionalNetwork>,
 }
@@ -371,18 +371,19 @@ pub struct InspectUlimit {
 pub async fn inspect(call: Call) -> Outcome {
     let engine = call.engine();
     let view = ContainerView::new(engine, engine.container(&call.name())?);
-    Ok(reply::json(&InspectContainerData::new(&view, engine, call.version)))
+    let facts = Facts::of(engine, &view);
+    Ok(reply::json(&InspectContainerData::new(&view, &facts, call.version)))
 }
 
 impl<'a> InspectContainerData<'a> {
-    pub fn new(view: &'a ContainerView, engine: &'a Engine, version: Option<ApiVersion>) -> Self {
+    pub fn new(view: &'a ContainerView, facts: &'a Facts, version: Option<ApiVersion>) -> Self {
         let record = &*view.record;
+        let config = &facts.config;
         let spec = &record.spec;
-        let directory = engine.config().container_dir(&record.id);
-        let run_directory = engine.config().container_run_dir(&record.id);
+        let directory = config.container_dir(&record.id);
+        let run_directory = config.container_run_dir(&record.id);
         let in_run = |name: &str| run_directory.join(name).to_string_lossy().into_owned();
         let (path, args) = view.path_and_args();
-        let caps = Capabilities::of(engine, view);
         Self {
             id: record.id.as_str(),
             created: time::rfc3339(Some(record.created_at)),
@@ -399,7 +400,7 @@ impl<'a> InspectContainerData<'a> {
             hosts_path: in_run("hosts"),
             static_dir: directory.to_string_lossy().into_owned(),
             oci_config_path: in_run("config.json"),
-            oci_runtime: runtime_name(view, engine),
+            oci_runtime: runtime_name(view, config),
             conmon_pid_file: "",
             pid_file: "",
             name: record.name.as_str(),
@@ -408,13 +409,13 @@ impl<'a> InspectContainerData<'a> {
             mount_label: "",
             process_label: spec.security.selinux_label.as_deref().unwrap_or_default(),
             app_armor_profile: spec.security.apparmor_profile.as_deref().unwrap_or_default(),
-            effective_caps: caps.effective,
-            bounding_caps: caps.bounding,
+            effective_caps: &facts.effective_capabilities,
+            bounding_caps: &facts.bounding_capabilities,
             exec_ids: Vec::new(),
             graph_driver: graph_driver(&directory),
-            mounts: view.mounts(engine).iter().map(InspectMount::new).collect(),
+            mounts: view.mounts(config).iter().map(InspectMount::new).collect(),
             dependencies: [],
-            network_settings: NetworkSettings::new(view, engine),
+            network_settings: NetworkSettings::new(view, &facts.sandbox_key),
             namespace: "",
             is_infra: false,
             is_service: false,
@@ -423,7 +424,7 @@ impl<'a> InspectContainerData<'a> {
             use_image_hosts: false,
             use_image_hostname: false,
             config: Config::new(view, version),
-            host_config: HostConfig::new(view, engine),
+            host_config: HostConfig::new(view, config),
         }
     }
 }
@@ -491,8 +492,8 @@ impl BasicNetwork {
     }
 }
 
-impl NetworkSettings {
-    fn new(view: &ContainerView, engine: &Engine) -> Self {
+impl<'a> NetworkSettings<'a> {
+    fn new(view: &ContainerView, sandbox_key: &'a str) -> Self {
         let networks = view.networks();
         let additional = networks.iter().map(|(name, interface)| {
             let mut aliases = vec![view.record.id.short().to_owned()];
@@ -522,7 +523,7 @@ impl NetworkSettings {
             link_local_ipv6_address: "",
             link_local_ipv6_prefix_len: 0,
             ports: host_ports(view.ports()),
-            sandbox_key: sandbox_key(view, engine),
+            sandbox_key,
             networks: additional.collect(),
         }
     }
@@ -584,19 +585,19 @@ impl<'a> HealthConfig<'a> {
 }
 
 impl<'a> HostConfig<'a> {
-    fn new(view: &'a ContainerView, engine: &'a Engine) -> Self {
+    fn new(view: &'a ContainerView, config: &'a EngineConfig) -> Self {
         let spec = &view.record.spec;
         let limits = &spec.resources;
         let security = &spec.security;
         Self {
-            binds: view.mounts(engine).iter().map(MountView::bind).collect(),
+            binds: view.mounts(config).iter().map(MountView::bind).collect(),
             cgroup_manager: "cgroupfs",
             cgroup_mode: namespace_mode(&spec.cgroup_namespace, "private"),
             container_id_file: "",
             log_config: InspectLogConfig {
                 r#type: log_driver(spec.log.driver),
                 config: None,
-                path: view.log_path(engine),
+                path: view.log_path(config),
                 tag: spec.log.tag.as_deref().unwrap_or_default(),
                 size: format!("{}B", spec.log.max_size_bytes.unwrap_or(0)),
             },
@@ -636,7 +637,7 @@ impl<'a> HostConfig<'a> {
             cpu_shares: limits.cpu_shares.unwrap_or(0),
             memory: limits.memory_limit_bytes.unwrap_or(0),
             nano_cpus: nano_cpus(view),
-            cgroup_parent: &engine.config().cgroup_parent,
+            cgroup_parent: &config.cgroup_parent,
             blkio_weight: 0,
             blkio_weight_device: None,
             blkio_device_read_bps: None,
@@ -693,13 +694,17 @@ impl InspectUlimit {
     }
 }
 
-/// What the OCI runtime is told to keep.
-struct Capabilities {
-    effective: Vec<String>,
-    bounding: Vec<String>,
+/// What is not in the record.
+pub struct Facts {
+    pub config: EngineConfig,
+    /// What the OCI runtime is told to keep.
+    pub effective_capabilities: Vec<String>,
+    pub bounding_capabilities: Vec<String>,
+    /// Path of the network namespace, if there is one.
+    pub sandbox_key: String,
 }
 
-impl Capabilities {
+impl Facts {
     fn of(engine: &Engine, view: &ContainerView) -> Self {
         let spec = engine.runtime_spec(&NameOrId::from(&view.record.id)).ok();
         let capabilities = spec.as_ref().and_then(|s| s.process().as_ref()?.capabilities().as_ref());
@@ -709,8 +714,10 @@ impl Capabilities {
             names
         };
         Self {
-            effective: names(capabilities.and_then(|c| c.effective().as_ref())),
-            bounding: names(capabilities.and_then(|c| c.bounding().as_ref())),
+            config: engine.config().clone(),
+            effective_capabilities: names(capabilities.and_then(|c| c.effective().as_ref())),
+            bounding_capabilities: names(capabilities.and_then(|c| c.bounding().as_ref())),
+            sandbox_key: sandbox_key(view, engine),
         }
     }
 }
@@ -728,8 +735,8 @@ pub fn graph_driver(directory: &std::path::Path) -> GraphDriver {
     GraphDriver { name: "overlay", data }
 }
 
-fn runtime_name(view: &ContainerView, engine: &Engine) -> String {
-    match view.record.spec.runtime.as_ref().unwrap_or(&engine.config().runtime) {
+fn runtime_name(view: &ContainerView, config: &EngineConfig) -> String {
+    match view.record.spec.runtime.as_ref().unwrap_or(&config.runtime) {
         RuntimeName::Selkie => "selkie".to_owned(),
         RuntimeName::External(name) => name.clone(),
     }
