@@ -25,6 +25,7 @@ pub use listener::{ListenAddress, ListenError, Listeners};
 use activity::Activity;
 use kube::Kube;
 use rest::Context;
+use rest::exec_sessions::ExecSessions;
 
 /// How long requests may go on after a shutdown was asked for. Streams are told at once.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -66,6 +67,7 @@ pub async fn serve_listeners(
         socket: listeners.first_path(),
         closing: closing.clone(),
         hand_over: hand_over.clone(),
+        exec_sessions: ExecSessions::default(),
     });
     let router = Arc::new(rest::router::Router::default());
 

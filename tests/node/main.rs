@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod launcher;
 mod lifecycle;
+mod rest;
 mod streams;

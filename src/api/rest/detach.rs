@@ -3,8 +3,6 @@
 use super::super::error::ApiError;
 use super::extract::Query;
 
-const DEFAULT_KEYS: &str = "ctrl-p,ctrl-q";
-
 /// Watches typed bytes for the sequence. Empty: there is no such sequence.
 #[derive(Debug, Default)]
 pub struct DetachKeys {
@@ -21,9 +19,14 @@ pub struct Typed {
 }
 
 impl DetachKeys {
+    pub const DEFAULT: &str = "ctrl-p,ctrl-q";
+
     /// From `detachKeys`: absent means the default, empty means none.
     pub fn of_query(query: &Query) -> Result<Self, ApiError> {
-        let text = query.text("detachKeys").unwrap_or(DEFAULT_KEYS);
+        Self::parse(query.text("detachKeys").unwrap_or(Self::DEFAULT))
+    }
+
+    pub fn parse(text: &str) -> Result<Self, ApiError> {
         let keys = text.split(',').filter(|key| !key.is_empty()).map(|key| {
             key_code(key).ok_or_else(|| ApiError::bad_parameter("detachKeys", format!("{key:?} is no key")))
         });

@@ -109,6 +109,17 @@ pub fn disk(path: &Path) -> Disk {
     })
 }
 
+/// Bytes of the files below `root`, links not followed; what cannot be read counts nothing.
+pub fn tree_bytes(root: &Path) -> u64 {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => tree_bytes(&entry.path()),
+        Ok(meta) if meta.is_file() => meta.len(),
+        Ok(_) | Err(_) => 0,
+    });
+    sizes.sum()
+}
+
 pub fn ip_forwarding() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
 }

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 pub mod compat;
 pub mod detach;
 mod dispatch;
+pub mod exec_sessions;
 pub mod extract;
 pub mod filter;
 mod host_facts;
@@ -24,12 +25,15 @@ pub mod registry_auth;
 pub mod reply;
 pub mod router;
 pub mod selkie;
+#[cfg(test)]
+mod shapes;
 pub mod signal;
 pub mod stream;
 pub mod time;
 pub mod version;
 pub mod view;
 
+use exec_sessions::ExecSessions;
 use reply::Reply;
 
 /// What every handler may use.
@@ -42,6 +46,7 @@ pub struct Context {
     pub closing: CancellationToken,
     /// Ends a server that would end by itself when idle; `None`: this one stays.
     pub hand_over: Option<CancellationToken>,
+    pub exec_sessions: ExecSessions,
 }
 
 /// What a handler returns.

@@ -76,11 +76,11 @@ fn routes() -> Vec<Route> {
         get("/libpod/kube/generate", libpod::kube::generate),
         later(POST, "/libpod/kube/apply", "Apply Kubernetes YAML to a cluster"),
         // podman: exec
-        later(POST, "/libpod/containers/{name}/exec", "Create an exec instance"),
-        later(GET, "/libpod/exec/{id}/json", "Inspect an exec instance"),
-        later(POST, "/libpod/exec/{id}/resize", "Resize an exec instance"),
-        later(POST, "/libpod/exec/{id}/start", "Start an exec instance"),
-        later(POST, "/libpod/exec/{id}/remove", "Remove an exec instance"),
+        post("/libpod/containers/{name}/exec", libpod::exec::create),
+        get("/libpod/exec/{id}/json", libpod::exec::inspect),
+        post("/libpod/exec/{id}/resize", libpod::exec::resize),
+        post("/libpod/exec/{id}/start", libpod::exec::start),
+        post("/libpod/exec/{id}/remove", libpod::exec::remove),
         // podman: images
         later(POST, "/libpod/build", "Create image"),
         delete("/libpod/images/remove", libpod::images::remove_many),
@@ -185,10 +185,10 @@ fn routes() -> Vec<Route> {
         post("/containers/prune", compat::containers::prune),
         later(POST, "/containers/{name}/update", "Update a container"),
         // docker: exec
-        later(POST, "/containers/{name}/exec", "Create an exec instance"),
-        later(GET, "/exec/{id}/json", "Inspect an exec instance"),
-        later(POST, "/exec/{id}/resize", "Resize an exec instance"),
-        later(POST, "/exec/{id}/start", "Start an exec instance"),
+        post("/containers/{name}/exec", libpod::exec::create),
+        get("/exec/{id}/json", libpod::exec::inspect),
+        post("/exec/{id}/resize", libpod::exec::resize),
+        post("/exec/{id}/start", libpod::exec::start),
         // docker: images
         later(POST, "/build", "Create image"),
         delete("/images/{name..}", compat::images::remove),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -198,6 +199,14 @@ impl ContainerView {
             | MountSource::AnonymousVolume => None,
         };
         self.record.spec.mounts.iter().filter_map(options).collect()
+    }
+
+    /// Where its `hosts` and `resolv.conf` are: the pod's, if it has the pod's network.
+    pub fn network_files(&self, config: &EngineConfig) -> PathBuf {
+        match self.record.pod() {
+            Some(pod) if self.record.spec.network == NetworkMode::Pod => config.pod_run_dir(pod),
+            _ => config.container_run_dir(&self.record.id),
+        }
     }
 
     pub fn log_path(&self, config: &EngineConfig) -> String {

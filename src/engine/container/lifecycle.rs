@@ -55,7 +55,14 @@ impl Inner {
     pub async fn start_container(self: &Arc<Self>, wanted: &NameOrId) -> Result<StartOutcome> {
         let entry = self.containers.find(&self.names, wanted)?;
         let _effects = entry.effects.lock().await;
-        self.start_locked(&entry, StartReason::Asked).await
+        let outcome = self.start_locked(&entry, StartReason::Asked).await;
+        // One that shall not stay when it has ended does not stay when it could not begin: docker's clients leave
+        // the removal to the daemon.
+        let record = entry.record();
+        if outcome.is_err() && record.spec.auto_remove && matches!(record.state, ContainerState::Exited(_)) {
+            let _ = self.remove_locked(&entry, &record, true).await;
+        }
+        outcome
     }
 
     /// The caller holds the container's lock.

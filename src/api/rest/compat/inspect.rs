@@ -8,7 +8,7 @@ use super::containers::{EndpointSettings, MountPoint, NetworkIds, endpoints, net
 use crate::api::rest::extract::Call;
 use crate::api::rest::libpod::images::Empty;
 use crate::api::rest::libpod::inspect::{
-    GraphDriver, HealthConfig, HostPort, InspectDevice, InspectRestartPolicy, InspectUlimit, devices,
+    Facts, GraphDriver, HealthConfig, HostPort, InspectDevice, InspectRestartPolicy, InspectUlimit, devices,
     extra_hosts, graph_driver, host_ports, log_driver, namespace_mode, nano_cpus, network_mode,
     security_options,
 };
@@ -42,7 +42,7 @@ pub struct ContainerJson<'a> {
     process_label: &'static str,
     app_armor_profile: &'a str,
     #[serde(rename = "ExecIDs")]
-    exec_ids: [(); 0],
+    exec_ids: &'a [String],
     host_config: HostConfig<'a>,
     graph_driver: GraphDriver,
     size_root_fs: u64,
@@ -82,7 +82,7 @@ struct Config<'a> {
     tty: bool,
     open_stdin: bool,
     stdin_once: bool,
-    env: Vec<String>,
+    env: &'a [String],
     cmd: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     healthcheck: Option<HealthConfig<'a>>,
@@ -223,14 +223,17 @@ struct NetworkSettings {
 pub async fn inspect(call: Call) -> Outcome {
     let engine = call.engine();
     let view = ContainerView::new(engine, engine.container(&call.name())?);
-    Ok(reply::json(&ContainerJson::new(&view, engine.config(), &network_ids(engine))))
+    Ok(reply::json(&ContainerJson::new(&view, &Facts::of(&call.context, &view), &network_ids(engine))))
 }
 
 impl<'a> ContainerJson<'a> {
-    pub fn new(view: &'a ContainerView, config: &EngineConfig, ids: &NetworkIds) -> Self {
+    pub fn new(view: &'a ContainerView, facts: &'a Facts, ids: &NetworkIds) -> Self {
+        let config = &facts.config;
         let record = &*view.record;
         let run_directory = config.container_run_dir(&record.id);
         let in_run = |name: &str| run_directory.join(name).to_string_lossy().into_owned();
+        let network_files = view.network_files(config);
+        let in_network = |name: &str| network_files.join(name).to_string_lossy().into_owned();
         let (path, args) = view.path_and_args();
         Self {
             id: record.id.as_str(),
@@ -239,9 +242,9 @@ impl<'a> ContainerJson<'a> {
             args,
             state: State::new(view),
             image: format!("sha256:{}", view.image_id()),
-            resolv_conf_path: in_run("resolv.conf"),
+            resolv_conf_path: in_network("resolv.conf"),
             hostname_path: in_run("hostname"),
-            hosts_path: in_run("hosts"),
+            hosts_path: in_network("hosts"),
             log_path: view.log_path(config),
             name: format!("/{}", record.name),
             restart_count: record.restart_count,
@@ -250,12 +253,12 @@ impl<'a> ContainerJson<'a> {
             mount_label: "",
             process_label: "",
             app_armor_profile: record.spec.security.apparmor_profile.as_deref().unwrap_or_default(),
-            exec_ids: [],
+            exec_ids: &facts.exec_ids,
             host_config: HostConfig::new(view, config),
             graph_driver: graph_driver(&config.container_dir(&record.id)),
             size_root_fs: view.image.as_ref().map_or(0, |image| image.size_bytes),
             mounts: view.mounts(config).iter().map(MountPoint::new).collect(),
-            config: Config::new(view),
+            config: Config::new(view, &facts.env),
             network_settings: NetworkSettings::new(view, ids),
         }
     }
@@ -283,7 +286,7 @@ impl State {
 }
 
 impl<'a> Config<'a> {
-    fn new(view: &'a ContainerView) -> Self {
+    fn new(view: &'a ContainerView, env: &'a [String]) -> Self {
         let spec = &view.record.spec;
         let exposed = host_ports(&spec.published_ports).into_keys().map(|port| (port, Empty {}));
         Self {
@@ -297,7 +300,7 @@ impl<'a> Config<'a> {
             tty: spec.terminal,
             open_stdin: spec.stdin_open,
             stdin_once: false,
-            env: view.env(),
+            env,
             cmd: view.command(),
             healthcheck: spec.healthcheck.as_ref().map(HealthConfig::new),
             image: &view.record.image_name,

@@ -4,14 +4,13 @@ use futures_util::StreamExt;
 use hyper::StatusCode;
 
 use super::logs::render_line;
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, Dialect};
 use crate::api::rest::Outcome;
 use crate::api::rest::detach::DetachKeys;
 use crate::api::rest::extract::{Call, Query};
 use crate::api::rest::stream::{Conversation, Framing, hijack};
 use crate::engine::container::LogOptions;
-use crate::engine::container::state::{Operation, Step};
-use crate::engine::error::{EngineError, Subject};
+use crate::engine::error::ErrorKind;
 use crate::engine::id::NameOrId;
 use crate::engine::{AttachOptions, BoxStream};
 
@@ -25,14 +24,6 @@ pub async fn attach(call: Call) -> Outcome {
     let engine = call.engine();
     let record = engine.container(&call.name())?;
     let id = NameOrId::from(&record.id);
-    match record.state.check(Operation::Attach) {
-        Ok(Step::InitFirst) => engine.init_container(&id).await?,
-        Ok(_) => {}
-        Err(error) => {
-            let subject = Subject::Container(record.name.to_string());
-            return Err(EngineError::wrong_state(subject, error).into());
-        }
-    }
     let framing = Framing::of_terminal(record.spec.terminal);
     let mut output: BoxStream<_> = Box::pin(futures_util::stream::empty());
     let mut input = None;
@@ -42,13 +33,24 @@ pub async fn attach(call: Call) -> Outcome {
     }
     if stream {
         // Before the header goes out: a client starts the container when it has seen the header.
-        let session = engine.attach_container(&id, streams).await?;
-        output = Box::pin(output.chain(session.output));
-        input = streams.stdin.then_some(session.input);
+        match engine.attach_container(&id, streams).await {
+            Ok(session) => {
+                output = Box::pin(output.chain(session.output));
+                input = streams.stdin.then_some(session.input);
+            }
+            // Docker's clients attach to what was only created, and want to hear from `start`, not from here,
+            // that its command cannot be run: that is how they come to their exit code.
+            Err(error) if call.dialect == Dialect::Compat && is_about_command(error.kind()) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let conversation = Conversation { output, input, framing, detach_keys };
     let closing = call.context.closing.clone();
     Ok(hijack(&call.headers, move |client| async move { conversation.hold(client, &closing).await }))
+}
+
+fn is_about_command(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable)
 }
 
 /// Which streams; all of them if the client names none.

@@ -9,9 +9,11 @@ use serde::Serialize;
 use crate::api::error::ApiError;
 use crate::api::rest::extract::{Call, Query};
 use crate::api::rest::filter::ContainerFilter;
+use crate::api::rest::reply::Reply;
 use crate::api::rest::view::{self, ContainerView};
-use crate::api::rest::{Outcome, reply, signal, time};
+use crate::api::rest::{Outcome, host_facts, reply, signal, time};
 use crate::engine::Engine;
+use crate::engine::config::EngineConfig;
 use crate::engine::container::spec::PortMapping;
 use crate::engine::container::state::ContainerState;
 use crate::engine::container::{
@@ -82,12 +84,21 @@ pub struct Port {
     protocol: &'static str,
 }
 
-/// Sizes are not measured yet, and podman's clients show -1 for unknown ones.
-#[derive(Serialize)]
+/// Bytes: of the image and what the container wrote over it together, and of the latter.
+#[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Size {
-    root_fs_size: i64,
-    rw_size: i64,
+    pub root_fs_size: u64,
+    pub rw_size: u64,
+}
+
+impl Size {
+    /// Walks the container's own layer, so only when somebody asked.
+    pub fn measure(view: &ContainerView, config: &EngineConfig) -> Self {
+        let rw_size = host_facts::tree_bytes(&config.container_dir(&view.record.id).join("upper"));
+        let image_size = view.image.as_ref().map_or(0, |image| image.size_bytes);
+        Self { root_fs_size: image_size + rw_size, rw_size }
+    }
 }
 
 impl Port {
@@ -103,7 +114,7 @@ impl Port {
 }
 
 impl<'a> ListContainer<'a> {
-    pub fn new(view: &'a ContainerView, namespaces: bool, size: bool) -> Self {
+    pub fn new(view: &'a ContainerView, namespaces: bool, size: Option<Size>) -> Self {
         let record = &view.record;
         let labels = record.labels();
         let ports: Vec<_> = view.ports().iter().map(Port::new).collect();
@@ -132,7 +143,7 @@ impl<'a> ListContainer<'a> {
             pod_name: view.pod_name(),
             ports: (!ports.is_empty()).then_some(ports),
             restarts: record.restart_count,
-            size: size.then_some(Size { root_fs_size: -1, rw_size: -1 }),
+            size,
             started_at: time::unix_secs(view.started_at()),
             state: record.state.as_str(),
             status: "",
@@ -164,8 +175,23 @@ impl Namespaces {
 pub async fn list(call: Call) -> Outcome {
     let views = listed(call.engine(), &call.query)?;
     let (namespaces, size) = (call.query.flag("namespace")?, call.query.flag("size")?);
-    let list: Vec<_> = views.iter().map(|view| ListContainer::new(view, namespaces, size)).collect();
-    Ok(reply::json(&list))
+    if !size {
+        return Ok(render_list(&views, namespaces, |_| None));
+    }
+    let config = call.engine().config().clone();
+    let measured = tokio::task::spawn_blocking(move || {
+        render_list(&views, namespaces, |view| Some(Size::measure(view, &config)))
+    });
+    measured.await.map_err(|e| ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+fn render_list(
+    views: &[ContainerView],
+    namespaces: bool,
+    size: impl Fn(&ContainerView) -> Option<Size>,
+) -> Reply {
+    let list: Vec<_> = views.iter().map(|view| ListContainer::new(view, namespaces, size(view))).collect();
+    reply::json(&list)
 }
 
 /// The containers a list request means, newest first. Docker's `limit` is podman's `last`.

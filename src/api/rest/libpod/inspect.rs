@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::api::rest::extract::Call;
 use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::view::{ContainerView, MountView};
-use crate::api::rest::{Outcome, reply, signal, time};
+use crate::api::rest::{Context, Outcome, reply, signal, time};
 use crate::engine::Engine;
 use crate::engine::config::{EngineConfig, RuntimeName};
 use crate::engine::container::spec::{
@@ -53,7 +53,7 @@ pub struct InspectContainerData<'a> {
     effective_caps: &'a [String],
     bounding_caps: &'a [String],
     #[serde(rename = "ExecIDs")]
-    exec_ids: Vec<String>,
+    exec_ids: &'a [String],
     graph_driver: GraphDriver,
     mounts: Vec<InspectMount>,
     dependencies: [(); 0],
@@ -197,7 +197,7 @@ pub struct Config<'a> {
     tty: bool,
     open_stdin: bool,
     stdin_once: bool,
-    env: Vec<String>,
+    env: &'a [String],
     cmd: &'a [String],
     image: &'a str,
     volumes: Null,
@@ -371,7 +371,7 @@ pub struct InspectUlimit {
 pub async fn inspect(call: Call) -> Outcome {
     let engine = call.engine();
     let view = ContainerView::new(engine, engine.container(&call.name())?);
-    let facts = Facts::of(engine, &view);
+    let facts = Facts::of(&call.context, &view);
     Ok(reply::json(&InspectContainerData::new(&view, &facts, call.version)))
 }
 
@@ -383,6 +383,8 @@ impl<'a> InspectContainerData<'a> {
         let directory = config.container_dir(&record.id);
         let run_directory = config.container_run_dir(&record.id);
         let in_run = |name: &str| run_directory.join(name).to_string_lossy().into_owned();
+        let network_files = view.network_files(config);
+        let in_network = |name: &str| network_files.join(name).to_string_lossy().into_owned();
         let (path, args) = view.path_and_args();
         Self {
             id: record.id.as_str(),
@@ -395,9 +397,9 @@ impl<'a> InspectContainerData<'a> {
             image_name: &record.image_name,
             rootfs: spec.rootfs.as_ref().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
             pod: view.pod_id(),
-            resolv_conf_path: in_run("resolv.conf"),
+            resolv_conf_path: in_network("resolv.conf"),
             hostname_path: in_run("hostname"),
-            hosts_path: in_run("hosts"),
+            hosts_path: in_network("hosts"),
             static_dir: directory.to_string_lossy().into_owned(),
             oci_config_path: in_run("config.json"),
             oci_runtime: runtime_name(view, config),
@@ -411,7 +413,7 @@ impl<'a> InspectContainerData<'a> {
             app_armor_profile: spec.security.apparmor_profile.as_deref().unwrap_or_default(),
             effective_caps: &facts.effective_capabilities,
             bounding_caps: &facts.bounding_capabilities,
-            exec_ids: Vec::new(),
+            exec_ids: &facts.exec_ids,
             graph_driver: graph_driver(&directory),
             mounts: view.mounts(config).iter().map(InspectMount::new).collect(),
             dependencies: [],
@@ -423,7 +425,7 @@ impl<'a> InspectContainerData<'a> {
             lock_number: 0,
             use_image_hosts: false,
             use_image_hostname: false,
-            config: Config::new(view, version),
+            config: Config::new(view, &facts.env, version),
             host_config: HostConfig::new(view, config),
         }
     }
@@ -530,7 +532,7 @@ impl<'a> NetworkSettings<'a> {
 }
 
 impl<'a> Config<'a> {
-    fn new(view: &'a ContainerView, version: Option<ApiVersion>) -> Self {
+    fn new(view: &'a ContainerView, env: &'a [String], version: Option<ApiVersion>) -> Self {
         let spec = &view.record.spec;
         let old = is_before(version, 5, 0);
         Self {
@@ -543,7 +545,7 @@ impl<'a> Config<'a> {
             tty: spec.terminal,
             open_stdin: spec.stdin_open,
             stdin_once: false,
-            env: view.env(),
+            env,
             cmd: view.command(),
             image: &view.record.image_name,
             volumes: None,
@@ -700,12 +702,16 @@ pub struct Facts {
     /// What the OCI runtime is told to keep.
     pub effective_capabilities: Vec<String>,
     pub bounding_capabilities: Vec<String>,
+    /// The whole environment: the image's, the container's and the engine's own.
+    pub env: Vec<String>,
+    pub exec_ids: Vec<String>,
     /// Path of the network namespace, if there is one.
     pub sandbox_key: String,
 }
 
 impl Facts {
-    fn of(engine: &Engine, view: &ContainerView) -> Self {
+    pub fn of(context: &Context, view: &ContainerView) -> Self {
+        let engine = &context.engine;
         let spec = engine.runtime_spec(&NameOrId::from(&view.record.id)).ok();
         let capabilities = spec.as_ref().and_then(|s| s.process().as_ref()?.capabilities().as_ref());
         let names = |set: Option<&oci_spec::runtime::Capabilities>| {
@@ -717,6 +723,11 @@ impl Facts {
             config: engine.config().clone(),
             effective_capabilities: names(capabilities.and_then(|c| c.effective().as_ref())),
             bounding_capabilities: names(capabilities.and_then(|c| c.bounding().as_ref())),
+            env: spec
+                .as_ref()
+                .and_then(|s| s.process().as_ref()?.env().clone())
+                .unwrap_or_else(|| view.env()),
+            exec_ids: context.exec_sessions.of_container(&view.record.id),
             sandbox_key: sandbox_key(view, engine),
         }
     }
@@ -763,7 +774,7 @@ fn sandbox_key(view: &ContainerView, engine: &Engine) -> String {
     let path = match view.record.pod() {
         Some(pod) => engine.pod_netns(pod),
         None => view.record.network.as_ref().and_then(|_| {
-            let path = engine.config().container_run_dir(&view.record.id).join("net");
+            let path = engine.config().container_run_dir(&view.record.id).join("ns/net");
             path.exists().then_some(path)
         }),
     };

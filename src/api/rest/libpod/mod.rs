@@ -4,6 +4,7 @@ pub mod attach;
 pub mod containers;
 pub mod create;
 pub mod events;
+pub mod exec;
 pub mod images;
 pub mod inspect;
 pub mod kube;

@@ -100,8 +100,11 @@ struct InspectPodInfraConfig<'a> {
     host_add: Vec<String>,
     networks: Vec<&'a str>,
     network_options: Option<()>,
+    #[serde(rename = "pid_ns")]
     pid_ns: &'static str,
+    #[serde(rename = "userns")]
     userns: &'static str,
+    #[serde(rename = "uts_ns")]
     uts_ns: &'static str,
     no_manage_hostname: bool,
     hosts_file: &'static str,

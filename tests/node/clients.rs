@@ -1,0 +1,287 @@
+//! Real, unmodified clients against a node: `podman --remote` (Debian's 4.3.1) and the docker CLI.
+
+use std::io::Write;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::support::{TestNode, text, wait_until};
+
+const IMAGE: &str = "localhost/busybox:latest";
+
+/// A node whose REST service runs and has the busybox image.
+fn node() -> TestNode {
+    let mut node = TestNode::new();
+    node.service();
+    node.load_busybox();
+    node
+}
+
+/// `podman --remote` and `docker` are installed where these tests are promised to run; without them
+/// a test fails and says so.
+fn client(node: &TestNode, program: &str) -> Command {
+    let mut command = node.client(program);
+    if program == "podman" {
+        command.args(["--remote", "--url", &format!("unix://{}", node.socket().display())]);
+    }
+    command
+}
+
+fn run(node: &TestNode, program: &str, args: &[&str]) -> Output {
+    let output = client(node, program).args(args).stdin(Stdio::null()).output();
+    output.unwrap_or_else(|error| panic!("{program} must be installed for the node tests: {error}"))
+}
+
+/// Succeeds; its standard output without the last newline.
+#[track_caller]
+fn ok(node: &TestNode, program: &str, args: &[&str]) -> String {
+    let output = run(node, program, args);
+    assert!(output.status.success(), "{program} {args:?}: {}", text(&output.stderr));
+    text(&output.stdout).trim_end().to_owned()
+}
+
+#[track_caller]
+fn check(node: &TestNode, program: &str, args: &[&str], code: i32, stdout: &str) -> String {
+    let output = run(node, program, args);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!((output.status.code(), out.trim_end()), (Some(code), stdout), "{program} {args:?}: {err}");
+    err
+}
+
+/// Runs it with `input`, which ends; returns its output.
+fn with_input(node: &TestNode, program: &str, args: &[&str], input: &[u8]) -> Output {
+    let mut child: Child = client(node, program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} must be installed for the node tests: {error}"));
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn podman_and_docker_agree_on_versions_with_the_service() {
+    let node = node();
+    let version = ok(&node, "podman", &["version", "--format", "{{.Server.Version}}"]);
+    assert!(version.starts_with("5.8"), "{version}");
+    assert_eq!(ok(&node, "docker", &["version", "--format", "{{.Server.APIVersion}}"]), "1.44");
+    ok(&node, "podman", &["info"]);
+    assert_eq!(ok(&node, "docker", &["info", "--format", "{{.OSType}} {{.Driver}}"]), "linux overlay");
+}
+
+#[test]
+fn both_run_in_the_foreground_with_output_and_exit_code() {
+    let node = node();
+    for program in ["podman", "docker"] {
+        check(&node, program, &["run", "--rm", IMAGE, "echo", "hello"], 0, "hello");
+        check(&node, program, &["run", "--rm", IMAGE, "sh", "-c", "exit 7"], 7, "");
+        let script = "echo out; echo err >&2";
+        let err = check(&node, program, &["run", "--rm", IMAGE, "sh", "-c", script], 0, "out");
+        assert_eq!(err.trim_end(), "err", "{program}");
+    }
+    // --rm left nothing.
+    wait_until("the containers are gone", || ok(&node, "podman", &["ps", "-aq"]).is_empty());
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_127_and_leaves_nothing() {
+    let node = node();
+    for program in ["podman", "docker"] {
+        let err = check(&node, program, &["run", "--rm", IMAGE, "nosuch"], 127, "");
+        assert!(err.contains("nosuch"), "{program}: {err}");
+    }
+    wait_until("the containers are gone", || ok(&node, "podman", &["ps", "-aq"]).is_empty());
+}
+
+#[test]
+fn standard_input_reaches_the_container_and_its_end_too() {
+    let node = node();
+    // More than any pipe or socket holds at once.
+    let input: Vec<u8> = (0..200_000_u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    for program in ["podman", "docker"] {
+        let output = with_input(&node, program, &["run", "--rm", "-i", IMAGE, "md5sum"], &input);
+        let local = Command::new("md5sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut local = local.unwrap();
+        local.stdin.take().unwrap().write_all(&input).unwrap();
+        let expected = local.wait_with_output().unwrap().stdout;
+        assert_eq!(text(&output.stdout), text(&expected), "{program}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_terminal_is_one() {
+    let node = node();
+    for program in ["podman", "docker"] {
+        let client = client(&node, program);
+        let words: Vec<_> = std::iter::once(client.get_program())
+            .chain(client.get_args())
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        let line =
+            format!("{} run --rm -t {IMAGE} sh -c 'test -t 0 && test -t 1 && echo tty'", words.join(" "));
+        // script(1) gives the client a terminal of its own.
+        let output = node.client("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
+        assert!(text(&output.stdout).contains("tty"), "{program}: {}", text(&output.stdout));
+        assert!(output.status.success());
+    }
+}
+
+#[test]
+fn a_detached_container_is_listed_inspected_stopped_and_removed() {
+    let node = node();
+    for program in ["podman", "docker"] {
+        let id = ok(
+            &node,
+            program,
+            &["run", "-d", "--name", "web", "--label", "a=b", "-v", "data:/data", IMAGE, "sleep", "1000"],
+        );
+        assert_eq!(id.len(), 64, "{program}: {id}");
+        let format = "{{.Names}}";
+        assert_eq!(ok(&node, program, &["ps", "--format", format]), "web");
+        assert_eq!(ok(&node, program, &["ps", "--format", format, "--filter", "label=a=b"]), "web");
+        assert_eq!(ok(&node, program, &["ps", "--format", format, "--filter", "label=a=c"]), "");
+        assert_eq!(ok(&node, program, &["inspect", "web", "--format", "{{.State.Status}}"]), "running");
+        assert_eq!(ok(&node, program, &["volume", "ls", "-q"]), "data");
+        ok(&node, program, &["stop", "-t", "1", "web"]);
+        assert_eq!(ok(&node, program, &["inspect", "web", "--format", "{{.State.Status}}"]), "exited");
+        assert_eq!(ok(&node, program, &["ps", "-q"]), "");
+        ok(&node, program, &["start", "web"]);
+        ok(&node, program, &["kill", "web"]);
+        assert_eq!(ok(&node, program, &["wait", "web"]), "137");
+        ok(&node, program, &["rm", "web"]);
+        ok(&node, program, &["volume", "rm", "data"]);
+        assert!(!run(&node, program, &["inspect", "web"]).status.success());
+    }
+}
+
+#[test]
+fn logs_are_whole_and_followed_to_the_end() {
+    let node = node();
+    let script = "for i in 1 2 3; do echo $i; sleep 0.2; done";
+    for program in ["podman", "docker"] {
+        ok(&node, program, &["run", "-d", "--name", "counter", IMAGE, "sh", "-c", script]);
+        assert_eq!(ok(&node, program, &["logs", "-f", "counter"]), "1\n2\n3");
+        assert_eq!(ok(&node, program, &["logs", "--tail", "1", "counter"]), "3");
+        let stamped = ok(&node, program, &["logs", "--tail", "1", "-t", "counter"]);
+        assert!(stamped.starts_with("20") && stamped.ends_with(" 3"), "{program}: {stamped}");
+        ok(&node, program, &["rm", "counter"]);
+    }
+}
+
+#[test]
+fn commands_are_executed_in_a_running_container() {
+    let node = node();
+    ok(&node, "podman", &["run", "-d", "--name", "web", IMAGE, "sleep", "1000"]);
+    for program in ["podman", "docker"] {
+        check(&node, program, &["exec", "web", "echo", "inside"], 0, "inside");
+        check(&node, program, &["exec", "web", "sh", "-c", "exit 5"], 5, "");
+        check(
+            &node,
+            program,
+            &["exec", "-e", "A=b", "-w", "/tmp", "web", "sh", "-c", "echo $A $PWD"],
+            0,
+            "b /tmp",
+        );
+        let output = with_input(&node, program, &["exec", "-i", "web", "cat"], b"typed");
+        assert_eq!(text(&output.stdout), "typed", "{program}: {}", text(&output.stderr));
+        let err = check(&node, program, &["exec", "web", "nosuch"], 127, "");
+        assert!(err.contains("nosuch"), "{program}: {err}");
+        ok(&node, program, &["exec", "-d", "web", "touch", &format!("/tmp/{program}")]);
+        wait_until("the detached command has run", || {
+            run(&node, program, &["exec", "web", "test", "-e", &format!("/tmp/{program}")]).status.success()
+        });
+    }
+}
+
+#[test]
+fn images_are_listed_tagged_inspected_and_removed() {
+    let node = node();
+    for program in ["podman", "docker"] {
+        assert_eq!(ok(&node, program, &["images", "--format", "{{.Repository}}:{{.Tag}}"]), IMAGE);
+        ok(&node, program, &["tag", IMAGE, "localhost/other:2"]);
+        let id =
+            ok(&node, program, &["inspect", "--type", "image", "localhost/other:2", "--format", "{{.Id}}"]);
+        assert!(id.trim_start_matches("sha256:").len() == 64, "{program}: {id}");
+        ok(&node, program, &["rmi", "localhost/other:2"]);
+        let missing = run(&node, program, &["inspect", "--type", "image", "localhost/other:2"]);
+        assert!(!missing.status.success());
+    }
+    let output = run(&node, "docker", &["run", "--rm", "--pull", "never", "localhost/nope:1", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("No such image"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn networks_and_pods_come_and_go() {
+    let node = node();
+    for program in ["podman", "docker"] {
+        ok(&node, program, &["network", "create", "n1"]);
+        assert!(ok(&node, program, &["network", "ls", "--format", "{{.Name}}"]).contains("n1"));
+        check(&node, program, &["run", "--rm", "--network", "n1", IMAGE, "true"], 0, "");
+        ok(&node, program, &["network", "rm", "n1"]);
+    }
+    let pod = ok(&node, "podman", &["pod", "create", "--name", "p"]);
+    assert_eq!(pod.len(), 64, "{pod}");
+    ok(&node, "podman", &["run", "-d", "--pod", "p", "--name", "member", IMAGE, "sleep", "1000"]);
+    assert_eq!(ok(&node, "podman", &["pod", "ps", "--format", "{{.Name}} {{.Status}}"]), "p Running");
+    ok(&node, "podman", &["pod", "stop", "-t", "1", "p"]);
+    ok(&node, "podman", &["pod", "rm", "-f", "p"]);
+    assert_eq!(ok(&node, "podman", &["ps", "-aq"]), "");
+}
+
+#[test]
+fn events_tell_what_happened() {
+    let node = node();
+    check(&node, "podman", &["run", "--name", "short", IMAGE, "sh", "-c", "exit 3"], 3, "");
+    let events = ok(
+        &node,
+        "docker",
+        &[
+            "events",
+            "--since",
+            "10m",
+            "--until",
+            "0s",
+            "--filter",
+            "container=short",
+            "--format",
+            "{{.Action}}",
+        ],
+    );
+    for action in ["create", "start", "die"] {
+        assert!(events.lines().any(|line| line == action), "{action} in {events}");
+    }
+    let podman = ["events", "--stream=false", "--since", "10m", "--filter", "event=died"];
+    assert!(ok(&node, "podman", &podman).contains("short"));
+}
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: played
+spec:
+  containers:
+  - name: main
+    image: localhost/busybox:latest
+    command: [sleep, '1000']
+";
+
+#[test]
+fn podman_plays_kubernetes_yaml_and_gets_it_back() {
+    let node = node();
+    let file = node.scratch("pod.yaml");
+    std::fs::write(&file, POD).unwrap();
+    let file = file.to_str().unwrap();
+    ok(&node, "podman", &["kube", "play", file]);
+    assert_eq!(ok(&node, "podman", &["pod", "ps", "--format", "{{.Name}} {{.Status}}"]), "played Running");
+    let generated = ok(&node, "podman", &["generate", "kube", "played"]);
+    assert!(generated.contains("kind: Pod") && generated.contains("sleep"), "{generated}");
+    ok(&node, "podman", &["kube", "down", file]);
+    wait_until("the pod is gone", || ok(&node, "podman", &["pod", "ps", "-q"]).is_empty());
+
+    let again = node.scratch("again.yaml");
+    std::fs::write(&again, generated).unwrap();
+    ok(&node, "podman", &["kube", "play", again.to_str().unwrap()]);
+    assert_eq!(ok(&node, "podman", &["pod", "ps", "--format", "{{.Name}} {{.Status}}"]), "played Running");
+}
