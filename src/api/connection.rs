@@ -9,9 +9,11 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
@@ -27,12 +29,29 @@ use super::activity::Activity;
 use super::rest::Context;
 use super::rest::router::Router;
 use super::rest::stream::Body;
+use crate::engine::host::syscall::unread_by_peer;
 
 /// A raw connection: what hyper had read ahead comes first.
 pub struct RawStream {
     ahead: Bytes,
     stream: UnixStream,
 }
+
+impl RawStream {
+    /// Waits until the client has read what was written, but not for ever.
+    ///
+    /// `podman --remote` reads the head through its HTTP library's buffer, and all that follows from the
+    /// socket behind that library's back: what comes together with the head is lost to it.
+    async fn all_read(&self) {
+        let deadline = Instant::now() + READ_DEADLINE;
+        while unread_by_peer(self.stream.as_fd()).is_ok_and(|count| count > 0) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// A client that has not read the head of its reply after so long must take what comes.
+const READ_DEADLINE: Duration = Duration::from_secs(2);
 
 type Session = Box<dyn FnOnce(RawStream) -> BoxFuture<'static, ()> + Send>;
 
@@ -99,6 +118,7 @@ pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context
         let _busy = activity.begin();
         let mut stream = RawStream { ahead: parts.read_buf, stream: parts.io.into_inner() };
         if stream.write_all(taken.head.as_bytes()).await.is_ok() {
+            stream.all_read().await;
             (taken.session)(stream).await;
         }
         return;

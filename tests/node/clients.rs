@@ -241,7 +241,7 @@ fn events_tell_what_happened() {
             "--since",
             "10m",
             "--until",
-            "0s",
+            "-2s",
             "--filter",
             "container=short",
             "--format",

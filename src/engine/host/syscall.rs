@@ -426,6 +426,14 @@ pub fn set_terminal_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> R
     check(c_long::from(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &size) })).map(drop)
 }
 
+/// How much of what was written to a unix socket its peer has not read yet. 0 means all of it was read.
+pub fn unread_by_peer(socket: BorrowedFd<'_>) -> Result<usize> {
+    let mut unread: c_int = 0;
+    // SAFETY: the integer outlives the call.
+    check(c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &mut unread) }))?;
+    Ok(usize::try_from(unread).unwrap_or(0))
+}
+
 /// Makes the terminal the calling session's.
 pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: integer argument only.

@@ -17,7 +17,8 @@ use crate::engine::container::spec::{
     NamespaceMode, NetworkAttachment, NetworkMode, PortMapping, Protocol, Resources, RestartPolicy,
     SeccompProfile, SecurityOptions, Ulimit,
 };
-use crate::engine::id::{ContainerId, ContainerName, NameOrId, NetworkName, PodId, VolumeName};
+use crate::engine::id::{ContainerId, ContainerName, NameOrId, NetworkName, VolumeName};
+use crate::engine::pod::SharedNamespaces;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -266,13 +267,14 @@ impl SpecGenerator {
         self.refuse_unsupported()?;
         let pod = match self.pod.as_str() {
             "" => None,
-            name => Some(engine.pod(&NameOrId::from(name))?.id.clone()),
+            name => Some(engine.pod(&NameOrId::from(name))?),
         };
+        let inherited = Inherited::of(pod.as_ref().map(|pod| pod.spec.share));
         let mut published_ports = ports(&self.portmappings)?;
         if self.publish_image_ports {
             publish_exposed(&mut published_ports, &exposed_ports(engine, &self.image, &self.expose)?);
         }
-        let network = network_mode(&self.netns, self.networks, &self.cni_networks, pod.as_ref(), engine)?;
+        let network = network_mode(&self.netns, self.networks, &self.cni_networks, inherited.net, engine)?;
         Ok(ContainerSpec {
             name: container_name(&self.name)?,
             image: self.image,
@@ -293,10 +295,10 @@ impl SpecGenerator {
             published_ports,
             dns: dns(&self.dns_server, self.dns_search, self.dns_option)?,
             hosts: extra_hosts(&self.hostadd)?,
-            pid_namespace: namespace("pidns", &self.pidns, pod.as_ref(), engine)?,
-            ipc_namespace: namespace("ipcns", &self.ipcns, pod.as_ref(), engine)?,
-            uts_namespace: namespace("utsns", &self.utsns, pod.as_ref(), engine)?,
-            cgroup_namespace: namespace("cgroupns", &self.cgroupns, None, engine)?,
+            pid_namespace: namespace("pidns", &self.pidns, inherited.pid, engine)?,
+            ipc_namespace: namespace("ipcns", &self.ipcns, inherited.ipc, engine)?,
+            uts_namespace: namespace("utsns", &self.utsns, inherited.uts, engine)?,
+            cgroup_namespace: namespace("cgroupns", &self.cgroupns, NamespaceMode::Private, engine)?,
             security: SecurityOptions {
                 privileged: self.privileged,
                 read_only_rootfs: self.read_only_filesystem,
@@ -330,7 +332,7 @@ impl SpecGenerator {
             timezone: filled(self.timezone),
             runtime: runtime(&self.oci_runtime),
             created_by: CreatedBy::Api,
-            pod,
+            pod: pod.map(|pod| pod.id.clone()),
         })
     }
 
@@ -653,7 +655,7 @@ fn network_mode(
     netns: &Namespace,
     networks: BTreeMap<String, PerNetworkOptions>,
     cni_networks: &[String],
-    pod: Option<&PodId>,
+    in_pod: bool,
     engine: &Engine,
 ) -> Result<NetworkMode, ApiError> {
     let mut attachments =
@@ -664,9 +666,8 @@ fn network_mode(
         }
     }
     match netns.nsmode.as_str() {
-        "" | "default" | "private" | "pod" if pod.is_some() => Ok(NetworkMode::Pod),
-        // podman allows a member of a pod its own network; our pods have one for all.
-        "bridge" if pod.is_some() => Ok(NetworkMode::Pod),
+        "pod" => Ok(NetworkMode::Pod),
+        "" | "default" | "private" | "bridge" if in_pod => Ok(NetworkMode::Pod),
         "" | "default" | "private" | "bridge" => Ok(NetworkMode::Bridge(attachments)),
         "host" => Ok(NetworkMode::Host),
         "none" => Ok(NetworkMode::None),
@@ -676,16 +677,48 @@ fn network_mode(
     }
 }
 
+/// The namespaces a container has that asks for none: its pod's, as far as the pod shares them.
+struct Inherited {
+    net: bool,
+    pid: NamespaceMode,
+    ipc: NamespaceMode,
+    uts: NamespaceMode,
+}
+
+impl Inherited {
+    fn of(shared: Option<SharedNamespaces>) -> Self {
+        let mode = |shared: bool, host: bool| match (shared, host) {
+            (_, true) => NamespaceMode::Host,
+            (true, false) => NamespaceMode::Pod,
+            (false, false) => NamespaceMode::Private,
+        };
+        match shared {
+            Some(share) => Self {
+                net: share.net,
+                pid: mode(share.pid, share.host_pid),
+                ipc: mode(share.ipc, share.host_ipc),
+                uts: mode(share.uts, false),
+            },
+            None => Self {
+                net: false,
+                pid: NamespaceMode::Private,
+                ipc: NamespaceMode::Private,
+                uts: NamespaceMode::Private,
+            },
+        }
+    }
+}
+
 fn namespace(
     option: &str,
     namespace: &Namespace,
-    pod: Option<&PodId>,
+    inherited: NamespaceMode,
     engine: &Engine,
 ) -> Result<NamespaceMode, ApiError> {
     match namespace.nsmode.as_str() {
-        // In a pod the default is to share what the pod shares; the engine knows what that is.
-        "" | "default" | "pod" if pod.is_some() => Ok(NamespaceMode::Pod),
-        "" | "default" | "private" | "shareable" => Ok(NamespaceMode::Private),
+        "" | "default" => Ok(inherited),
+        "pod" => Ok(NamespaceMode::Pod),
+        "private" | "shareable" => Ok(NamespaceMode::Private),
         "host" => Ok(NamespaceMode::Host),
         "container" => Ok(NamespaceMode::Container(container_id(&namespace.value, engine)?)),
         "path" => Ok(NamespaceMode::Path(PathBuf::from(&namespace.value))),
