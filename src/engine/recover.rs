@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::libc::SIGKILL;
@@ -60,7 +61,13 @@ enum Finding {
     AtRest,
 }
 
-pub(in crate::engine) async fn open(config: EngineConfig) -> Result<Arc<Inner>> {
+pub(in crate::engine) async fn open(mut config: EngineConfig) -> Result<Arc<Inner>> {
+    // Mounts and monitors take these paths elsewhere: relative ones would mean something else there.
+    for path in [&mut config.root, &mut config.run_root] {
+        *path = std::path::absolute(&path).map_err(|error| {
+            EngineError::internal(Subject::Engine, "find the engine's directories", error)
+        })?;
+    }
     make_directories(&config)
         .map_err(|error| EngineError::internal(Subject::Engine, "make the engine's directories", error))?;
     let lock = RootLock::take(&config.root)?;
@@ -97,7 +104,10 @@ pub(in crate::engine) async fn open(config: EngineConfig) -> Result<Arc<Inner>> 
         inner.names.take(record.spec.name.as_str(), Owner::Pod(record.id.clone()))?;
         inner.pods.insert(Arc::new(record));
     }
-    inner.recover().await?;
+    if let Err(error) = inner.recover().await {
+        inner.closing.cancel();
+        return Err(error);
+    }
     Ok(inner)
 }
 
@@ -114,14 +124,22 @@ impl Inner {
         self.networks.restore(self.standing_networks(&entries, &findings, same_boot)).await?;
         self.recover_pods(same_boot).await;
         let mut alive = 0;
+        let mut restarts = Vec::new();
         for (entry, finding) in entries.iter().zip(findings) {
             alive += usize::from(matches!(finding, Finding::Alive { .. }));
-            self.settle(entry, finding).await;
+            let next = self.settle(entry, finding).await;
+            if let AfterExit::Restart { delay } = next {
+                restarts.push((entry.clone(), delay));
+            }
         }
         self.sweep().await;
         if !same_boot {
-            self.restart_after_boot();
+            restarts.extend(self.due_after_boot(&entries).into_iter().map(|entry| (entry, Duration::ZERO)));
             self.put_note(NOTES, BOOT_ID, boot_id.into_bytes()).await?;
+        }
+        // Only now: what runs from here on was started in the boot that the note names.
+        for (entry, delay) in restarts {
+            self.restart_later(entry, delay);
         }
         tracing::info!(containers = entries.len(), alive, same_boot, "engine open");
         Ok(())
@@ -239,7 +257,7 @@ impl Inner {
     }
 
     /// Makes the record say what was found, and goes on from there.
-    async fn settle(self: &Arc<Self>, entry: &Arc<Entry>, finding: Finding) {
+    async fn settle(self: &Arc<Self>, entry: &Arc<Entry>, finding: Finding) -> AfterExit {
         let _effects = entry.effects.lock().await;
         let record = entry.record();
         match finding {
@@ -252,7 +270,7 @@ impl Inner {
                     self.put_fact(entry, ContainerRecord { pending: None, ..(*record).clone() }, Vec::new())
                         .await;
                 }
-                self.resume_policy(entry, &record).await;
+                return self.resume_policy(entry, &record).await;
             }
             Finding::Alive { state, network } => {
                 let launched = record.pending == Some(Pending::Launch);
@@ -285,35 +303,34 @@ impl Inner {
                     tracing::error!(container.id = %record.id, pid = process.pid, "a process does not end after SIGKILL");
                 }
                 self.undo_launch(entry, &record).await;
+                return self.resume_policy(entry, &entry.record()).await;
             }
-            Finding::NeverLaunched => self.undo_launch(entry, &record).await,
+            Finding::NeverLaunched => {
+                self.undo_launch(entry, &record).await;
+                return self.resume_policy(entry, &entry.record()).await;
+            }
             Finding::Ended(status) => {
                 // A launch whose result was not recorded: its network is known from its run directory only.
                 let run_dir = self.config.container_run_dir(&record.id);
                 let network = record.network.clone().or_else(|| read_network(&run_dir));
                 let record = ContainerRecord { network, ..(*record).clone() };
-                let next = self.record_exit(entry, &record, status).await;
-                if let AfterExit::Restart { delay } = next {
-                    self.restart_later(entry.clone(), delay);
-                }
+                return self.record_exit(entry, &record, status).await;
             }
         }
+        AfterExit::Stay
     }
 
     /// A restart or removal that an engine before this one owed to a container that had ended.
-    async fn resume_policy(self: &Arc<Self>, entry: &Arc<Entry>, record: &ContainerRecord) {
-        let Some(status) = record.state.exit_status() else { return };
+    async fn resume_policy(&self, entry: &Entry, record: &ContainerRecord) -> AfterExit {
+        let Some(status) = record.state.exit_status() else { return AfterExit::Stay };
         let spec = &record.spec;
-        match after_exit(spec.restart_policy, spec.auto_remove, record, status, 0) {
-            AfterExit::Stay => {}
-            AfterExit::Restart { delay } => self.restart_later(entry.clone(), delay),
-            AfterExit::Remove => {
-                if let Err(error) = self.remove_locked(entry, record, true).await {
-                    tracing::error!(container.id = %record.id, error = error.chain(),
-                        "remove a container that had ended");
-                }
-            }
+        let next = after_exit(spec.restart_policy, spec.auto_remove, record, status, 0);
+        if next == AfterExit::Remove
+            && let Err(error) = self.remove_locked(entry, record, true).await
+        {
+            tracing::error!(container.id = %record.id, error = error.chain(), "remove a container that had ended");
         }
+        next
     }
 
     async fn undo_launch(&self, entry: &Entry, record: &ContainerRecord) {
@@ -342,17 +359,19 @@ impl Inner {
     }
 
     /// As podman-restart.service does: after a boot `always` means always, even if it was stopped before.
-    fn restart_after_boot(self: &Arc<Self>) {
-        for record in self.containers.records() {
-            let ended = matches!(record.state, ContainerState::Exited(_));
-            if !ended || record.spec.restart_policy != RestartPolicy::Always || !record.stopped_by_user {
-                continue;
-            }
-            if let Some(entry) = self.containers.by_id(&record.id) {
-                entry.show(Arc::new(ContainerRecord { stopped_by_user: false, ..(*record).clone() }));
-                self.restart_later(entry, std::time::Duration::ZERO);
-            }
-        }
+    fn due_after_boot(&self, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+        let stopped = entries.iter().filter(|entry| {
+            let record = entry.record();
+            record.spec.restart_policy == RestartPolicy::Always
+                && record.stopped_by_user
+                && record.state.exit_status().is_some()
+        });
+        stopped
+            .inspect(|entry| {
+                entry.show(Arc::new(ContainerRecord { stopped_by_user: false, ..(*entry.record()).clone() }));
+            })
+            .cloned()
+            .collect()
     }
 
     /// What no record knows. Only below the engine's own directories and in its own cgroup, and there only what

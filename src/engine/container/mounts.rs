@@ -30,9 +30,8 @@ pub enum ResolvedSource {
 /// `/dev/shm`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Shm {
-    Private {
-        size_bytes: u64,
-    },
+    /// Also with another container's IPC namespace: its `/dev/shm` is in its own mount namespace, out of reach.
+    Private { size_bytes: u64 },
     /// The pod's, or the host's.
     Shared(PathBuf),
 }

@@ -144,7 +144,7 @@ impl Bed {
         Ok((output.code, support::text(&output.output)))
     }
 
-    /// Removes every container and pod, and checks that nothing of them is left anywhere.
+    /// Once every container and pod is removed, nothing of them is left anywhere.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         let empty =
