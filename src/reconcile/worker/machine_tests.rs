@@ -78,7 +78,7 @@ impl Stage {
         self
     }
 
-    fn new(mut self, name: &str) -> Self {
+    fn with_container(mut self, name: &str) -> Self {
         self.see(name, SeenState::New);
         self
     }
@@ -208,7 +208,7 @@ fn containers_start_one_after_the_other() {
     check(stage(TWO), &["launch a"], None);
     check(stage(TWO).busy("a", Busy::Launching), &[], None);
     check(stage(TWO).running("a"), &["launch b"], None);
-    check(stage(TWO).running("a").new("b"), &["launch b"], None);
+    check(stage(TWO).running("a").with_container("b"), &["launch b"], None);
     check(stage(TWO).running("a").running("b"), &[], None);
 }
 
@@ -395,9 +395,9 @@ fn when_the_others_have_ended_sidecars_go_last_and_the_sandbox_after_them() {
 fn made_and_not_started_is_left_for_someone_to_start() {
     let held = |stage: Stage| Stage { start: false, ..stage };
     check(held(stage(INIT)), &["launch i"], None);
-    check(held(stage(INIT).new("i")), &["launch j"], None);
-    check(held(stage(INIT).new("i").new("j")), &["launch a"], None);
-    check(held(stage(INIT).new("i").new("j").new("a")), &[], None);
+    check(held(stage(INIT).with_container("i")), &["launch j"], None);
+    check(held(stage(INIT).with_container("i").with_container("j")), &["launch a"], None);
+    check(held(stage(INIT).with_container("i").with_container("j").with_container("a")), &[], None);
 }
 
 #[test]
