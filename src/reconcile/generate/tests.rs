@@ -1,3 +1,5 @@
+//! What is written is what plays again.
+
 use super::*;
 use crate::engine::container::spec::{ContainerSpec, PortMapping, Protocol, SeccompProfile};
 use crate::engine::container::state::ContainerState;
