@@ -22,7 +22,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::UnixStream;
 
 use super::activity::Activity;
@@ -96,7 +97,9 @@ pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context
             }
         })
     });
+    let mut hung_up = pin!(hang_up(&stream));
     let mut http = http1::Builder::new()
+        // A client may have said all it has to say; whether it still listens is for `hang_up` to tell.
         .half_close(true)
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service);
@@ -108,9 +111,14 @@ pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context
             told = true;
             Pin::new(&mut http).graceful_shutdown();
         }
-        http.poll_without_shutdown(task)
+        match http.poll_without_shutdown(task) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending => hung_up.as_mut().poll(task).map(|()| None),
+        }
     })
     .await;
+    // What was being done for this client alone ends here, with its connection.
+    let Some(end) = end else { return };
 
     let hijack = taken.lock().unwrap().take();
     if let Some(taken) = hijack.and_then(|hijack| hijack.0.lock().unwrap().take()) {
@@ -119,7 +127,10 @@ pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context
         let mut stream = RawStream { ahead: parts.read_buf, stream: parts.io.into_inner() };
         if stream.write_all(taken.head.as_bytes()).await.is_ok() {
             stream.all_read().await;
-            (taken.session)(stream).await;
+            tokio::select! {
+                () = (taken.session)(stream) => {}
+                () = hung_up => {}
+            }
         }
         return;
     }
@@ -130,6 +141,33 @@ pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context
         }
         // A client that went away in the middle is its own business.
         Err(error) => tracing::debug!(%error, "connection ended"),
+    }
+}
+
+/// Completes when the client has closed its connection altogether. That it has closed its writing side
+/// alone is an ordinary thing to do, and looks the same to a reader.
+#[expect(deprecated, reason = "unsound for types that lie about their descriptor; its successor is unsafe")]
+fn hang_up(stream: &UnixStream) -> impl Future<Output = ()> + use<> {
+    let watch = stream
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|socket| AsyncFd::with_interest(socket, Interest::WRITABLE));
+    async move {
+        match watch {
+            // Each answer but the one waited for is forgotten, so this wakes up once at the beginning and
+            // once at the end.
+            Ok(watch) => {
+                while let Ok(mut ready) = watch.writable().await {
+                    if ready.ready().is_write_closed() {
+                        return;
+                    }
+                    ready.clear_ready_matching(Ready::WRITABLE);
+                }
+            }
+            // Out of descriptors: the client's going is noticed when something is written to it.
+            Err(error) => tracing::debug!(%error, "can not watch a connection"),
+        }
+        std::future::pending().await
     }
 }
 

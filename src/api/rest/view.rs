@@ -1,7 +1,7 @@
 //! What both dialects tell about a container, worked out of its record once. No behaviour: only
 //! what is on record, read the way clients expect it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::engine::config::EngineConfig;
 use crate::engine::container::ContainerRecord;
 use crate::engine::container::spec::{Mount, MountSource, NetworkMode, PortMapping};
 use crate::engine::container::state::ContainerState;
-use crate::engine::id::NameOrId;
+use crate::engine::id::{ImageId, NameOrId};
 use crate::engine::image::ImageRecord;
 use crate::engine::network::{InterfaceStatus, NetworkStatus};
 use crate::engine::pod::PodRecord;
@@ -30,8 +30,18 @@ pub struct ContainerView {
 
 impl ContainerView {
     pub fn new(engine: &Engine, record: Arc<ContainerRecord>) -> Self {
+        Self::of(engine, &image_table(engine), record)
+    }
+
+    /// Of many: the images are asked for once.
+    pub fn all(engine: &Engine, records: Vec<Arc<ContainerRecord>>) -> impl Iterator<Item = Self> {
+        let images = image_table(engine);
+        records.into_iter().map(move |record| Self::of(engine, &images, record))
+    }
+
+    fn of(engine: &Engine, images: &ImageTable, record: Arc<ContainerRecord>) -> Self {
         let pod = record.pod().and_then(|id| engine.pod(&NameOrId::from(id)).ok());
-        let image = record.image_id.as_ref().and_then(|id| engine.image(id.as_str()).ok());
+        let image = record.image_id.as_ref().and_then(|id| images.get(id).cloned());
         Self { record, pod, image }
     }
 
@@ -255,6 +265,13 @@ impl MountView<'_> {
         let options = self.options().join(",");
         format!("{source}:{}:{access},{},{options}", self.mount.destination, self.propagation())
     }
+}
+
+/// By id: `Engine::image` would look for names too, and for what short ones stand for.
+type ImageTable = HashMap<ImageId, Arc<ImageRecord>>;
+
+fn image_table(engine: &Engine) -> ImageTable {
+    engine.images().into_iter().map(|image| (image.id.clone(), image)).collect()
 }
 
 /// The host address as podman prints it: empty when all addresses are meant.

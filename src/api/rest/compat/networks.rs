@@ -134,7 +134,7 @@ fn engine_name(name: &str) -> NameOrId {
 
 fn all_containers(engine: &Engine) -> Vec<ContainerView> {
     let records = engine.containers(&ContainerFilter { all: true, ..Default::default() });
-    records.into_iter().map(|record| ContainerView::new(engine, record)).collect()
+    ContainerView::all(engine, records).collect()
 }
 
 pub async fn list(call: Call) -> Outcome {

@@ -204,7 +204,7 @@ pub fn listed(engine: &Engine, query: &Query) -> Result<Vec<ContainerView>, ApiE
     let filter = ContainerFilter::parse(&query.filters()?, engine, Timestamp::now())?;
     let all = query.flag("all")? || last.is_some() || filter.all_states;
     let records = engine.containers(&EngineFilter { all, ..Default::default() });
-    let views = records.into_iter().map(|record| ContainerView::new(engine, record));
+    let views = ContainerView::all(engine, records);
     Ok(views.filter(|view| filter.matches(view)).take(last.unwrap_or(usize::MAX)).collect())
 }
 
@@ -337,15 +337,15 @@ pub async fn prune_stopped(call: &Call) -> Result<Vec<(String, Option<String>)>,
     let engine = call.engine();
     let filter = ContainerFilter::parse(&call.query.filters()?, engine, Timestamp::now())?;
     let mut outcomes = Vec::new();
-    for record in engine.containers(&EngineFilter { all: true, ..Default::default() }) {
-        let at_rest = match record.state {
+    let records = engine.containers(&EngineFilter { all: true, ..Default::default() });
+    for view in ContainerView::all(engine, records) {
+        let at_rest = match view.record.state {
             ContainerState::Configured | ContainerState::Created(_) | ContainerState::Exited(_) => true,
             ContainerState::Running(_)
             | ContainerState::Paused(_)
             | ContainerState::Stopping(_)
             | ContainerState::Removing => false,
         };
-        let view = ContainerView::new(engine, record);
         if !at_rest || view.record.pod().is_some() || !filter.matches(&view) {
             continue;
         }
