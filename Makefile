@@ -59,6 +59,7 @@ target/.build-packages target/.run-packages target/.test-packages:
 	@mkdir -p target
 	@packages='$(BUILD_PACKAGES)'; \
 	case '$@' in *run-packages) packages='$(RUN_PACKAGES)';; *test-packages) packages='$(BUILD_PACKAGES) $(TEST_PACKAGES)';; esac; \
+	case '$@' in *test-packages) command -v docker >/dev/null || packages+=' docker.io';; esac; \
 	missing=(); for package in $$packages; do \
 	  dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package"); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
