@@ -34,6 +34,12 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }
 
+/// Closes an engine inside the test, for `drop`, which can not wait otherwise. Needs a test of the
+/// multi-thread flavour.
+pub fn close(engine: &selkie::engine::Engine) {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(engine.close()));
+}
+
 /// A selkie of its own: root, run root, bridge names, subnets and cgroup that nothing else uses.
 /// Everything it made is gone when it is dropped; what a killed test left is swept by the next.
 pub struct TestNode {

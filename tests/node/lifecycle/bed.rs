@@ -185,6 +185,15 @@ impl Bed {
     }
 }
 
+/// An engine that is still awake would put back the bridge and the table that the node takes away.
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            support::close(&engine);
+        }
+    }
+}
+
 /// The root is locked until the last part of the engine before is gone.
 pub async fn open(node: &TestNode) -> Engine {
     let start = Instant::now();
