@@ -180,7 +180,8 @@ pub enum HoldCause {
     Source { cause: String },
     /// The stack's manifests are wrong.
     Errors { errors: Vec<ManifestError> },
-    /// The stack's file is gone while a new one in the same place can not be read: it may be a renaming.
+    /// Pods are no longer written in the stack, while a new one in the same place can not be read: they may
+    /// have been moved there. Only they are kept.
     Renaming { broken: StackName },
     /// What the stack wants is taken by something that stays.
     Conflict { what: String, by: String },
@@ -433,7 +434,10 @@ impl fmt::Display for HoldCause {
                 Ok(())
             }
             Self::Renaming { broken } => {
-                write!(f, "its file is gone, but {broken} is new and broken: it may be the same one renamed")
+                write!(
+                    f,
+                    "what was written there is gone, but {broken} is new and broken: it may have been moved there"
+                )
             }
             Self::Conflict { what, by } => write!(f, "{what} is taken by {by}"),
         }

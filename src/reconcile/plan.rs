@@ -95,7 +95,7 @@ enum Fate<'a> {
     Stays,
     /// An accepted stack wants it.
     Wanted,
-    /// Its stack's file is gone, and this broken newcomer may be the same.
+    /// It is no longer written, and may have moved to this broken newcomer.
     MaybeRenamed(&'a StackName),
     Orphan {
         cause: String,
@@ -581,7 +581,8 @@ impl<'a> Scene<'a> {
     }
 
     /// Replicas of one owner are interrupted one after the other, each only when the others are ready.
-    /// One that is not ready itself has nothing to lose.
+    /// One that is not ready itself has nothing to lose; one that has what another waits for goes first,
+    /// or both would wait for each other.
     fn gate_rolling(&self, drafts: &mut [Draft<'a>]) {
         let mut owners: BTreeMap<String, Vec<&ObjectName>> = BTreeMap::new();
         for (name, pod) in &self.actual.pods {
@@ -589,15 +590,16 @@ impl<'a> Scene<'a> {
                 owners.entry(applied.owner.to_string()).or_default().push(name);
             }
         }
+        let awaited = self.awaited(drafts);
         let mut interrupted: BTreeSet<ObjectName> = drafts
             .iter()
             .filter(|draft| draft.disrupts() && draft.gate.is_none())
             .filter_map(|draft| draft.action.pod().cloned())
-            .filter(|pod| !self.is_ready(pod))
+            .filter(|pod| !self.is_ready(pod) || awaited.contains(pod))
             .collect();
         for draft in drafts.iter_mut() {
             let (Some(pod), Some(wanted)) = (draft.action.pod(), draft.wanted) else { continue };
-            if !draft.disrupts() || draft.gate.is_some() || !self.is_ready(pod) {
+            if !draft.disrupts() || draft.gate.is_some() || interrupted.contains(pod) {
                 continue;
             }
             let siblings = owners.get(&wanted.owner.to_string()).map(Vec::as_slice).unwrap_or_default();
@@ -611,6 +613,20 @@ impl<'a> Scene<'a> {
                 }
             }
         }
+    }
+
+    /// Pods that have a name or host port which another pod to be made needs.
+    fn awaited(&self, drafts: &[Draft<'a>]) -> BTreeSet<ObjectName> {
+        let mut needs: Vec<(&ObjectName, Claim)> = Vec::new();
+        for wanted in drafts.iter().filter_map(|draft| draft.wanted) {
+            needs.extend(pod_claims(wanted).into_iter().map(|claim| (&wanted.name, claim)));
+        }
+        let is_awaited = |(name, pod): &(&ObjectName, &ActualPod)| {
+            held_claims(name, pod)
+                .iter()
+                .any(|held| needs.iter().any(|(by, need)| by != name && held.overlaps(need)))
+        };
+        self.actual.pods.iter().filter(is_awaited).map(|(name, _)| name.clone()).collect()
     }
 
     fn is_ready(&self, pod: &ObjectName) -> bool {

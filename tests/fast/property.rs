@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use selkie::engine::container::spec::{PortMapping, Protocol};
 use selkie::engine::image::PullPolicy;
-use selkie::reconcile::action::HoldSubject;
+use selkie::reconcile::action::{HoldCause, HoldSubject, Plan};
 use selkie::reconcile::actual::ActualState;
 use selkie::reconcile::desired::{
     DesiredPod, DesiredStack, DesiredState, Location, ManifestError, ObjectName, SourceHealth, SourceName,
@@ -215,6 +216,13 @@ fn scene() -> impl Strategy<Value = SceneSketch> {
         })
 }
 
+/// What a plan leaves as it is. A stack that may have lost pods to a broken newcomer keeps those, and is
+/// applied otherwise.
+fn not_applied(plan: &Plan) -> BTreeSet<HoldSubject> {
+    let holds = plan.holds.iter().filter(|hold| !matches!(hold.cause, HoldCause::Renaming { .. }));
+    holds.map(|hold| hold.subject.clone()).collect()
+}
+
 /// Stacks that a plan lets be made true: read, whole, not in conflict.
 fn accepted<'a>(
     desired: &'a DesiredState,
@@ -233,7 +241,7 @@ fn accepted<'a>(
 }
 
 /// Passes until nothing can be done any more.
-fn converge(desired: &DesiredState, world: &mut World) -> selkie::reconcile::action::Plan {
+fn converge(desired: &DesiredState, world: &mut World) -> Plan {
     for _ in 0..40 {
         let plan = plan(desired, &world.actual);
         if world.apply(desired, &plan) == 0 {
@@ -257,7 +265,8 @@ fn of_stack<'a>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    // The same cases everywhere; `PROPTEST_RNG_SEED=1 PROPTEST_CASES=50000` looks elsewhere.
+    #![proptest_config(ProptestConfig { cases: 600, rng_seed: RngSeed::Fixed(0), ..ProptestConfig::default() })]
 
     #[test]
     fn applying_plans_reaches_what_is_written_and_touches_nothing_else(sketch in scene()) {
@@ -266,7 +275,7 @@ proptest! {
         world.actual.image_ids = (0..3).map(|i| (format!("localhost/i{i}:1"), format!("new-{i}"))).collect();
         let before = world.actual.clone();
         let last = converge(&desired, &mut world);
-        let held: BTreeSet<HoldSubject> = last.holds.iter().map(|hold| hold.subject.clone()).collect();
+        let held = not_applied(&last);
 
         // Done: the second plan has nothing but what is held.
         prop_assert!(last.actions.is_empty(), "left to do: {last}");
@@ -305,7 +314,7 @@ proptest! {
         let mut world = world(&sketch);
         let before = world.actual.clone();
         let first = plan(&desired, &world.actual);
-        let held: BTreeSet<HoldSubject> = first.holds.iter().map(|hold| hold.subject.clone()).collect();
+        let held = not_applied(&first);
         converge(&desired, &mut world);
         for (name, objects) in accepted(&desired, &held) {
             for pod in &objects.pods {
