@@ -15,21 +15,22 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
-use super::activity::Activity;
-use super::rest::Context;
-use super::rest::router::Router;
-use super::rest::stream::Body;
+use super::activity::{Activity, Busy};
+use super::rest::router::Api;
 use crate::engine::host::syscall::unread_by_peer;
 
 /// A raw connection: what hyper had read ahead comes first.
@@ -79,21 +80,20 @@ impl Hijack {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(stream: UnixStream, router: Arc<Router>, context: Arc<Context>, activity: Activity) {
+pub async fn serve(stream: UnixStream, api: Api, closing: CancellationToken, activity: Activity) {
     let taken: Arc<Mutex<Option<Hijack>>> = Arc::default();
-    let closing = context.closing.clone();
     let service = service_fn(|request: Request<Incoming>| {
-        let (router, context, taken) = (router.clone(), context.clone(), taken.clone());
+        let (api, taken) = (api.clone(), taken.clone());
         let busy = activity.begin();
         // hyper gives a connection back only from behind a future that may be moved.
         Box::pin(async move {
-            let mut reply = router.answer(context, request).await;
+            let Ok(mut reply) = api.oneshot(request.map(Body::new)).await;
             match reply.extensions_mut().remove::<Hijack>() {
                 Some(hijack) => {
                     *taken.lock().unwrap() = Some(hijack);
                     Err(TakeOver)
                 }
-                None => Ok(reply.map(|body| Body::holding(body, busy))),
+                None => Ok(reply.map(|body| Counted { body, _busy: busy })),
             }
         })
     });
@@ -168,6 +168,32 @@ fn hang_up(stream: &UnixStream) -> impl Future<Output = ()> + use<> {
             Err(error) => tracing::debug!(%error, "can not watch a connection"),
         }
         std::future::pending().await
+    }
+}
+
+/// The body of a reply: its request counts as under way until it has gone out.
+struct Counted {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(task)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

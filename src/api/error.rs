@@ -1,6 +1,9 @@
 //! The one table from an engine's error to HTTP.
 
-use hyper::StatusCode;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::engine::error::{EngineError, ErrorKind, Subject};
@@ -69,6 +72,18 @@ impl ApiError {
         };
         let body = ErrorBody { cause, message, response: status.as_u16() };
         (status, Some(body))
+    }
+}
+
+/// What a reply carries until the layer that knows the dialect has put it into words.
+#[derive(Clone)]
+pub struct Failure(pub Arc<ApiError>);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut reply = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        reply.extensions_mut().insert(Failure(Arc::new(self)));
+        reply
     }
 }
 

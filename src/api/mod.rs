@@ -25,7 +25,6 @@ pub use listener::{ListenAddress, ListenError, Listeners};
 use activity::Activity;
 use kube::Kube;
 use rest::Context;
-use rest::exec_sessions::ExecSessions;
 
 /// How long requests may go on after a shutdown was asked for. Streams are told at once.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -61,15 +60,14 @@ pub async fn serve_listeners(
     let activity = Activity::default();
     let connections = TaskTracker::new();
     let hand_over = idle_timeout.map(|_| CancellationToken::new());
-    let context = Arc::new(Context {
+    let api = rest::router::api(Context {
         engine,
         kube,
-        socket: listeners.first_path(),
+        socket: listeners.first_path().map(Arc::from),
         closing: closing.clone(),
         hand_over: hand_over.clone(),
-        exec_sessions: ExecSessions::default(),
+        exec_sessions: Arc::default(),
     });
-    let router = Arc::new(rest::router::Router::default());
 
     let (accepted, mut streams) = mpsc::channel(64);
     let accepting = listeners.spawn_accepting(accepted);
@@ -95,7 +93,7 @@ pub async fn serve_listeners(
             stream = streams.recv() => match stream {
                 Some(stream) => {
                     let serving =
-                        connection::serve(stream, router.clone(), context.clone(), activity.clone());
+                        connection::serve(stream, api.clone(), closing.clone(), activity.clone());
                     connections.spawn(serving);
                 }
                 None => break,

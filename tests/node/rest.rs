@@ -162,6 +162,45 @@ fn attach_works_with_and_without_an_upgrade_and_half_closed() {
 }
 
 #[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    let node = node();
+    let id = create(&node, json!({"command": ["sleep", "1000"]}));
+    post(&node, &format!("{V}/containers/{id}/start"));
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", node.daemon_pid())).unwrap().count();
+    let at_rest = || {
+        let mut last = 0;
+        wait_until("the daemon is at rest", || {
+            std::thread::park_timeout(Duration::from_millis(100));
+            std::mem::replace(&mut last, descriptors()) == last
+        });
+        descriptors()
+    };
+    let open = || {
+        let attached = attach(&node, &format!("{V}/containers/{id}/attach?stdout=true"), true);
+        let requests = [
+            ("GET", format!("{V}/events")),
+            ("GET", format!("{V}/containers/{id}/logs?stdout=true&follow=true")),
+            ("POST", format!("{V}/containers/{id}/wait")),
+        ];
+        let requests = requests.map(|(method, path)| {
+            let mut stream = UnixStream::connect(node.socket()).unwrap();
+            write!(stream, "{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n").unwrap();
+            stream
+        });
+        (attached, requests)
+    };
+    // Once for what is opened with the first use and kept.
+    let streams = open();
+    at_rest();
+    drop(streams);
+    let before = at_rest();
+    let streams = open();
+    wait_until("the requests are under way", || descriptors() >= before + 4);
+    drop(streams);
+    wait_until("all of it is closed", || descriptors() <= before);
+}
+
+#[test]
 fn detach_keys_leave_the_container_running() {
     let node = node();
     let id = create(&node, json!({"command": ["cat"], "stdin": true, "terminal": true}));

@@ -1,63 +1,68 @@
 //! What a handler reads of a request: path values, the query by podman's rules, the body.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, RawPathParams, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
-use hyper::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::super::error::{ApiError, Dialect};
+use super::json;
 use super::version::ApiVersion;
-use super::{Context, json};
-use crate::api::kube::Kube;
-use crate::engine::Engine;
-use crate::engine::id::NameOrId;
 
 /// More than any description of a container or a directory of manifests in one request.
 const BODY_LIMIT_BYTES: usize = 16 << 20;
 
-/// One request, routed.
-pub struct Call {
-    pub context: Arc<Context>,
-    pub dialect: Dialect,
-    /// From the path; `None` means the newest.
-    pub version: Option<ApiVersion>,
-    pub path: PathValues,
-    pub query: Query,
-    pub headers: HeaderMap,
-    pub body: Incoming,
+/// The value in the path: a name or an id.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: From<String>, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let values = RawPathParams::from_request_parts(parts, state).await;
+        let values = values.map_err(|error| ApiError::bad_request(error.body_text()))?;
+        // The last: a path that was first taken for another one has left its value, too.
+        match values.iter().last() {
+            Some((_, value)) => Ok(Self(value.to_owned().into())),
+            None => Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR, "the route has no name")),
+        }
+    }
 }
 
-impl Call {
-    pub fn engine(&self) -> &Engine {
-        &self.context.engine
-    }
+/// The body as JSON, by the rules of Go's decoder and whatever its content type says, as podman does.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
 
-    pub fn kube(&self) -> &dyn Kube {
-        self.context.kube.as_ref()
-    }
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
 
-    /// The object named in the path.
-    pub fn name(&self) -> NameOrId {
-        NameOrId::from(self.path.value("name"))
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Whole(body) = Whole::from_request(request, state).await?;
+        let decoded = json::decode(&body);
+        decoded.map(Self).map_err(|error| ApiError::bad_request(format!("decode the request: {error}")))
     }
+}
 
-    pub async fn json<T: DeserializeOwned>(self) -> Result<T, ApiError> {
-        let body = self.bytes().await?;
-        json::decode(&body).map_err(|error| ApiError::bad_request(format!("decode the request: {error}")))
-    }
+/// The whole body, if it is not absurdly large.
+#[derive(Debug)]
+pub struct Whole(pub Bytes);
 
-    /// The whole body, if it is not absurdly large.
-    pub async fn bytes(self) -> Result<Bytes, ApiError> {
-        match Limited::new(self.body, BODY_LIMIT_BYTES).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::with_status(
+impl<S: Send + Sync> FromRequest<S> for Whole {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        match Limited::new(request.into_body(), BODY_LIMIT_BYTES).collect().await {
+            Ok(body) => Ok(Self(body.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::with_status(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the request is larger than {BODY_LIMIT_BYTES} bytes"),
             )),
@@ -66,15 +71,20 @@ impl Call {
     }
 }
 
-/// The values of a path's `{...}` parts, decoded.
-#[derive(Debug, Default)]
-pub struct PathValues(pub Vec<(&'static str, String)>);
+/// From the path; `None` means the newest.
+impl<S: Send + Sync> OptionalFromRequestParts<S> for ApiVersion {
+    type Rejection = Infallible;
 
-impl PathValues {
-    /// The value of a part that the route's pattern has.
-    pub fn value(&self, name: &'static str) -> &str {
-        let part = self.0.iter().find(|(part, _)| *part == name);
-        &part.unwrap_or_else(|| panic!("the route has no {{{name}}}")).1
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get().copied())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Dialect {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(*parts.extensions.get().expect("every route is of a dialect"))
     }
 }
 
@@ -83,12 +93,20 @@ impl PathValues {
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
 
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::parse(parts.uri.query())
+    }
+}
+
 impl Query {
     pub fn parse(query: Option<&str>) -> Result<Self, ApiError> {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let decoded = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((decode_query(name)?, decode_query(value)?))
+            Ok((decode(name)?, decode(value)?))
         });
         Ok(Self(decoded.collect::<Result<_, ApiError>>()?))
     }
@@ -192,16 +210,11 @@ pub fn parse_bool(name: &str, text: &str) -> Result<bool, ApiError> {
     }
 }
 
-/// Decodes one value of a path.
-pub fn decode_path(raw: &str) -> Result<String, ApiError> {
-    percent_decode_str(raw)
+fn decode(raw: &str) -> Result<String, ApiError> {
+    percent_decode_str(&raw.replace('+', " "))
         .decode_utf8()
         .map(|text| text.into_owned())
         .map_err(|_| ApiError::bad_request(format!("{raw:?} is not percent-encoded UTF-8")))
-}
-
-fn decode_query(raw: &str) -> Result<String, ApiError> {
-    decode_path(&raw.replace('+', " "))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! `X-Registry-Auth`: credentials for one registry, or for several by host.
 
+use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use hyper::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 

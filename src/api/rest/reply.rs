@@ -1,14 +1,15 @@
 //! Plain replies. Streams are in `stream.rs`.
 
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode};
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::Response;
 use serde::Serialize;
 
 use super::super::error::{ApiError, Dialect};
 use super::json;
-use super::stream::Body;
 
-pub type Reply = Response<Body>;
+pub type Reply = Response;
 
 pub const TEXT: &str = "text/plain; charset=us-ascii";
 pub const JSON: &str = "application/json";
@@ -48,4 +49,24 @@ pub fn error(error: &ApiError, dialect: Dialect) -> Reply {
         (status, Some(body)) => json_with_status(status, &body),
         (status, None) => empty(status),
     }
+}
+
+/// Marks the two replies below.
+#[derive(Clone)]
+pub struct Unrouted;
+
+// Plain text, as podman's router answers: it is no dialect's error body.
+pub fn not_found() -> Reply {
+    unrouted(StatusCode::NOT_FOUND, "Not Found\n")
+}
+
+/// axum adds which methods would do.
+pub fn wrong_method() -> Reply {
+    unrouted(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
+}
+
+fn unrouted(status: StatusCode, text: &str) -> Reply {
+    let mut reply = with_body(status, TEXT, text.into());
+    reply.extensions_mut().insert(Unrouted);
+    reply
 }

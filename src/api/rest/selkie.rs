@@ -1,35 +1,41 @@
 //! Our own few routes, for `selkie status`, `plan`, `apply` and `system reset`. The documents are the reconciler's.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::State;
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::{Call, Query};
+use crate::api::kube::Kube;
+use crate::api::rest::Context;
+use crate::api::rest::extract::Query;
 use crate::api::rest::{Outcome, reply};
+use crate::engine::Engine;
 use crate::engine::error::{EngineError, ErrorKind, Subject};
 
-pub async fn status(call: Call) -> Outcome {
-    Ok(reply::json(&call.kube().status()))
+pub async fn status(State(kube): State<Arc<dyn Kube>>) -> Outcome {
+    Ok(reply::json(&kube.status()))
 }
 
-pub async fn plan(call: Call) -> Outcome {
-    let directory = directory(&call.query)?;
-    Ok(reply::json(&call.kube().plan(directory).await?))
+pub async fn plan(State(kube): State<Arc<dyn Kube>>, query: Query) -> Outcome {
+    let directory = directory(&query)?;
+    Ok(reply::json(&kube.plan(directory).await?))
 }
 
-pub async fn apply(call: Call) -> Outcome {
-    let directory = directory(&call.query)?;
-    Ok(reply::json(&call.kube().apply(directory).await?))
+pub async fn apply(State(kube): State<Arc<dyn Kube>>, query: Query) -> Outcome {
+    let directory = directory(&query)?;
+    Ok(reply::json(&kube.apply(directory).await?))
 }
 
 /// The last step of `selkie system reset`.
-pub async fn dismantle(call: Call) -> Outcome {
-    call.engine().dismantle().await?;
+pub async fn dismantle(State(engine): State<Engine>) -> Outcome {
+    engine.dismantle().await?;
     Ok(reply::json(&serde_json::json!({})))
 }
 
 /// Asked by `selkie up`: a service that was started on demand makes room for a daemon that stays.
-pub async fn hand_over(call: Call) -> Outcome {
-    match &call.context.hand_over {
+pub async fn hand_over(State(context): State<Context>) -> Outcome {
+    match &context.hand_over {
         Some(asked) => {
             asked.cancel();
             Ok(reply::json(&serde_json::json!({})))

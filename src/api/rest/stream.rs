@@ -3,13 +3,12 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
+use axum::body::Body;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
+use axum::http::{Response, StatusCode};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use hyper::body::{Frame, SizeHint};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
-use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -20,82 +19,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::detach::DetachKeys;
 use super::json;
 use super::reply::{self, Reply};
-use crate::api::activity::Busy;
 use crate::api::connection::{Hijack, RawStream};
 use crate::engine::BoxStream;
 use crate::engine::container::OutputStream;
 
 /// What attach and exec connections carry.
 const RAW_STREAM: &str = "application/vnd.docker.raw-stream";
-
-/// The body of a reply: all of it, or pieces as they come, each flushed by itself.
-#[derive(Default)]
-pub struct Body {
-    content: Content,
-    /// The request counts as under way until its reply has gone out.
-    _busy: Option<Busy>,
-}
-
-#[derive(Default)]
-enum Content {
-    #[default]
-    Empty,
-    Whole(Bytes),
-    Pieces(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
-}
-
-impl Body {
-    pub fn empty() -> Self {
-        Self::default()
-    }
-
-    pub fn pieces(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
-        Self { content: Content::Pieces(Box::pin(pieces)), _busy: None }
-    }
-
-    pub fn holding(self, busy: Busy) -> Self {
-        Self { _busy: Some(busy), ..self }
-    }
-}
-
-impl From<Vec<u8>> for Body {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self { content: Content::Whole(bytes.into()), _busy: None }
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut self.content {
-            Content::Empty => Poll::Ready(None),
-            Content::Whole(_) => {
-                let Content::Whole(bytes) = std::mem::take(&mut self.content) else { unreachable!() };
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Content::Pieces(pieces) => {
-                pieces.poll_next_unpin(task).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self.content, Content::Empty)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Pieces(_) => SizeHint::default(),
-        }
-    }
-}
 
 /// 200 with pieces until they end or the server does. The header goes out at once.
 pub fn reply(
@@ -104,7 +33,8 @@ pub fn reply(
     closing: &CancellationToken,
 ) -> Reply {
     let pieces = pieces.take_until(closing.clone().cancelled_owned());
-    let mut reply = Response::new(Body::pieces(pieces));
+    // Each piece is a frame of its own, and flushed by itself.
+    let mut reply = Response::new(Body::from_stream(pieces.map(Ok::<_, Infallible>)));
     *reply.status_mut() = StatusCode::OK;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::State;
 use bytes::Bytes;
 use futures_util::stream as futures_stream;
 use jiff::{SignedDuration, Timestamp};
@@ -9,7 +10,8 @@ use serde::Serialize;
 
 use super::networks::docker_name;
 use crate::api::error::ApiError;
-use crate::api::rest::extract::Call;
+use crate::api::rest::Context;
+use crate::api::rest::extract::{Path, Query};
 use crate::api::rest::libpod::containers::{listed, prune_stopped, remove_options};
 use crate::api::rest::view::{ContainerView, MountView};
 use crate::api::rest::{Outcome, json, reply, stream, time};
@@ -239,18 +241,17 @@ fn status(view: &ContainerView, now: Timestamp) -> String {
     }
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let engine = call.engine();
-    let views = listed(engine, &call.query)?;
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let views = listed(&engine, &query)?;
     let now = Timestamp::now();
-    let (config, ids) = (engine.config(), network_ids(engine));
+    let (config, ids) = (engine.config(), network_ids(&engine));
     let list: Vec<_> = views.iter().map(|view| Container::new(view, config, &ids, now)).collect();
     Ok(reply::json(&list))
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    let options = remove_options(&call.query)?;
-    call.engine().remove_container(&call.name(), options).await?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let options = remove_options(&query)?;
+    engine.remove_container(&name, options).await?;
     Ok(reply::no_content())
 }
 
@@ -269,8 +270,8 @@ struct WaitError {
 
 /// Status line and headers go out before the wait begins: the docker CLI starts the container only
 /// after it has seen them.
-pub async fn wait(call: Call) -> Outcome {
-    let condition = match call.query.filled("condition") {
+pub async fn wait(State(context): State<Context>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let condition = match query.filled("condition") {
         None | Some("not-running") => WaitCondition::NotRunning,
         Some("next-exit") => WaitCondition::NextExit,
         Some("removed") => WaitCondition::Removed,
@@ -279,8 +280,8 @@ pub async fn wait(call: Call) -> Outcome {
             return Err(ApiError::bad_parameter("condition", cause));
         }
     };
-    let engine = call.engine().clone();
-    let id = NameOrId::from(&engine.container(&call.name())?.id);
+    let engine = context.engine.clone();
+    let id = NameOrId::from(&engine.container(&name)?.id);
     let waited = async move {
         let body = match engine.wait_container(&id, &[condition]).await {
             Ok(status_code) => WaitBody { status_code, error: None },
@@ -297,7 +298,7 @@ pub async fn wait(call: Call) -> Outcome {
             std::task::Poll::Pending => waited.await,
         }
     };
-    Ok(stream::reply(reply::JSON, futures_stream::once(body), &call.context.closing))
+    Ok(stream::reply(reply::JSON, futures_stream::once(body), &context.closing))
 }
 
 #[derive(Serialize)]
@@ -307,8 +308,8 @@ struct PruneReport {
     space_reclaimed: u64,
 }
 
-pub async fn prune(call: Call) -> Outcome {
-    let outcomes = prune_stopped(&call).await?;
+pub async fn prune(State(engine): State<Engine>, query: Query) -> Outcome {
+    let outcomes = prune_stopped(&engine, &query).await?;
     let deleted = outcomes.into_iter().filter_map(|(id, error)| error.is_none().then_some(id));
     Ok(reply::json(&PruneReport { containers_deleted: deleted.collect(), space_reclaimed: 0 }))
 }

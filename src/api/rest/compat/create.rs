@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::Call;
+use crate::api::rest::extract::{Json, Query};
 use crate::api::rest::libpod::create::{
     ContainerCreateResponse, HealthConfig, capabilities, container_id, container_name, dns, exposed_ports,
     extra_hosts, filled, groups, host_address, log_driver, mount_of, network_name, parse_port,
@@ -226,12 +227,14 @@ struct EndpointIpam {
     ipv6_address: String,
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let name = call.query.filled("name").unwrap_or_default().to_owned();
-    let config: CreateContainerConfig = call.json().await?;
-    let spec = config.into_spec(&name, &context.engine)?;
-    let record = context.engine.create_container(spec).await?;
+pub async fn create(
+    State(engine): State<Engine>,
+    query: Query,
+    Json(config): Json<CreateContainerConfig>,
+) -> Outcome {
+    let name = query.filled("name").unwrap_or_default().to_owned();
+    let spec = config.into_spec(&name, &engine)?;
+    let record = engine.create_container(spec).await?;
     let response = ContainerCreateResponse { id: record.id.as_str(), warnings: &[] };
     Ok(reply::json_with_status(StatusCode::CREATED, &response))
 }

@@ -1,30 +1,34 @@
 //! Images as docker shows and pulls them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
 use serde::Serialize;
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::Call;
+use crate::api::rest::Context;
+use crate::api::rest::extract::{Path, Query};
 use crate::api::rest::libpod::images::{
     self as libpod, Empty, ImageSummary, comment, image_users, labels, load_body, loaded_names, short_digest,
 };
 use crate::api::rest::stream::{Records, records};
 use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::{Outcome, registry_auth, reply, time};
+use crate::engine::Engine;
 use crate::engine::image::{ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
 
 /// How often the progress of one layer is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
 
-pub async fn list(call: Call) -> Outcome {
-    let engine = call.engine();
-    let images = libpod::listed(engine, &call.query)?;
-    let users = image_users(engine);
-    let with_virtual_size = is_before(call.version, 1, 44);
+pub async fn list(State(engine): State<Engine>, version: Option<ApiVersion>, query: Query) -> Outcome {
+    let images = libpod::listed(&engine, &query)?;
+    let users = image_users(&engine);
+    let with_virtual_size = is_before(version, 1, 44);
     let list: Vec<_> = images
         .iter()
         .map(|image| {
@@ -114,7 +118,7 @@ impl<'a> ImageConfig<'a> {
 }
 
 impl<'a> ImageInspect<'a> {
-    pub fn new(image: &'a ImageRecord, root: &Path, version: Option<ApiVersion>) -> Self {
+    pub fn new(image: &'a ImageRecord, root: &path::Path, version: Option<ApiVersion>) -> Self {
         Self {
             id: format!("sha256:{}", image.id),
             repo_tags: &image.names,
@@ -138,10 +142,13 @@ impl<'a> ImageInspect<'a> {
     }
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let engine = call.engine();
-    let image = engine.image(call.path.value("name"))?;
-    Ok(reply::json(&ImageInspect::new(&image, &engine.config().root, call.version)))
+pub async fn inspect(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    version: Option<ApiVersion>,
+) -> Outcome {
+    let image = engine.image(&name)?;
+    Ok(reply::json(&ImageInspect::new(&image, &engine.config().root, version)))
 }
 
 #[derive(Serialize)]
@@ -157,9 +164,9 @@ enum Deleted {
     },
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    let force = call.query.flag("force")?;
-    let removed = call.engine().remove_image(call.path.value("name"), force).await?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
+    let force = query.flag("force")?;
+    let removed = engine.remove_image(&name, force).await?;
     let untagged = removed.untagged.into_iter().map(|name| Deleted::Untagged { name });
     let deleted = removed.deleted.iter().map(|id| Deleted::Deleted { id: format!("sha256:{id}") });
     Ok(reply::json(&untagged.chain(deleted).collect::<Vec<_>>()))
@@ -196,25 +203,25 @@ struct ErrorDetail {
 }
 
 /// `POST /images/create`: a pull. (An import, with `fromSrc`, is not supported.)
-pub async fn create(call: Call) -> Outcome {
-    if call.query.filled("fromSrc").is_some() {
+pub async fn create(State(context): State<Context>, query: Query, headers: HeaderMap) -> Outcome {
+    if query.filled("fromSrc").is_some() {
         return Err(ApiError::not_supported("importing an image"));
     }
-    let image = call.query.required("fromImage")?;
-    let reference = pull_reference(image, call.query.filled("tag"));
+    let image = query.required("fromImage")?;
+    let reference = pull_reference(image, query.filled("tag"));
     let options = PullOptions {
         policy: Some(PullPolicy::Always),
-        credentials: registry_auth::credentials(&call.headers, &reference)?,
+        credentials: registry_auth::credentials(&headers, &reference)?,
         tls_verify: None,
-        platform: call.query.filled("platform").map(str::to_owned),
+        platform: query.filled("platform").map(str::to_owned),
     };
-    pull_reply(&call, reference, options)
+    pull_reply(&context, reference, options)
 }
 
 /// The stream of a pull in docker's words; podman's own route has it too (`compatMode`).
-pub fn pull_reply(call: &Call, reference: String, options: PullOptions) -> Outcome {
-    let engine = call.engine().clone();
-    Ok(records(&call.context.closing, move |records| async move {
+pub fn pull_reply(context: &Context, reference: String, options: PullOptions) -> Outcome {
+    let engine = context.engine.clone();
+    Ok(records(&context.closing, move |records| async move {
         let progress = progress_lines(records.clone());
         match engine.pull_image(&reference, options, Some(progress)).await {
             Ok(image) => {
@@ -292,10 +299,9 @@ struct LoadLine {
     stream: String,
 }
 
-pub async fn load(call: Call) -> Outcome {
-    let closing = call.context.closing.clone();
-    let images = load_body(call).await?;
-    Ok(records(&closing, move |records| async move {
+pub async fn load(State(context): State<Context>, body: Body) -> Outcome {
+    let images = load_body(&context.engine, body).await?;
+    Ok(records(&context.closing, move |records| async move {
         for name in loaded_names(&images) {
             records.send(&LoadLine { stream: format!("Loaded image: {name}\n") });
         }

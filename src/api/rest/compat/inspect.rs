@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::State;
 use serde::Serialize;
 
 use super::containers::{EndpointSettings, MountPoint, NetworkIds, endpoints, network_ids, state_name};
-use crate::api::rest::extract::Call;
+use crate::api::rest::Context;
+use crate::api::rest::extract::Path;
 use crate::api::rest::libpod::images::Empty;
 use crate::api::rest::libpod::inspect::{
     Facts, GraphDriver, HealthConfig, HostPort, InspectDevice, InspectRestartPolicy, InspectUlimit, devices,
@@ -16,6 +18,7 @@ use crate::api::rest::view::{ContainerView, MountView};
 use crate::api::rest::{Outcome, reply, time};
 use crate::engine::config::EngineConfig;
 use crate::engine::container::state::ContainerState;
+use crate::engine::id::NameOrId;
 
 type Map<T> = BTreeMap<String, T>;
 /// A list or map Go would write as `null`.
@@ -28,7 +31,7 @@ pub struct ContainerJson<'a> {
     created: String,
     path: String,
     args: Vec<String>,
-    state: State,
+    state: StateJson,
     image: String,
     resolv_conf_path: String,
     hostname_path: String,
@@ -53,7 +56,7 @@ pub struct ContainerJson<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct State {
+struct StateJson {
     status: &'static str,
     running: bool,
     paused: bool,
@@ -220,10 +223,10 @@ struct NetworkSettings {
     networks: Map<EndpointSettings>,
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let engine = call.engine();
-    let view = ContainerView::new(engine, engine.container(&call.name())?);
-    Ok(reply::json(&ContainerJson::new(&view, &Facts::of(&call.context, &view), &network_ids(engine))))
+pub async fn inspect(State(context): State<Context>, Path(name): Path<NameOrId>) -> Outcome {
+    let engine = &context.engine;
+    let view = ContainerView::new(engine, engine.container(&name)?);
+    Ok(reply::json(&ContainerJson::new(&view, &Facts::of(&context, &view), &network_ids(engine))))
 }
 
 impl<'a> ContainerJson<'a> {
@@ -240,7 +243,7 @@ impl<'a> ContainerJson<'a> {
             created: time::rfc3339(Some(record.created_at)),
             path,
             args,
-            state: State::new(view),
+            state: StateJson::new(view),
             image: format!("sha256:{}", view.image_id()),
             resolv_conf_path: in_network("resolv.conf"),
             hostname_path: in_run("hostname"),
@@ -264,7 +267,7 @@ impl<'a> ContainerJson<'a> {
     }
 }
 
-impl State {
+impl StateJson {
     fn new(view: &ContainerView) -> Self {
         let state = &view.record.state;
         let exit = state.exit_status();

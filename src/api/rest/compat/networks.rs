@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::Call;
+use crate::api::rest::extract::{Json, Path, Query};
 use crate::api::rest::libpod::networks::NetworkFilter;
 use crate::api::rest::view::{ContainerView, DEFAULT_NETWORK};
 use crate::api::rest::{Outcome, reply, time};
@@ -137,10 +138,10 @@ fn all_containers(engine: &Engine) -> Vec<ContainerView> {
     ContainerView::all(engine, records).collect()
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let filter = NetworkFilter::parse(&call.query.filters()?)?;
-    let networks = call.engine().networks();
-    let containers = all_containers(call.engine());
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filter = NetworkFilter::parse(&query.filters()?)?;
+    let networks = engine.networks();
+    let containers = all_containers(&engine);
     let list: Vec<_> = networks
         .iter()
         .filter(|network| filter.matches(network))
@@ -149,15 +150,15 @@ pub async fn list(call: Call) -> Outcome {
     Ok(reply::json(&list))
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let network = call.engine().network(&engine_name(call.path.value("name")))?;
-    let containers = all_containers(call.engine());
+pub async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    let network = engine.network(&engine_name(&name))?;
+    let containers = all_containers(&engine);
     Ok(reply::json(&NetworkResource::new(&network, &containers)))
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct CreateRequest {
+pub struct CreateRequest {
     #[serde(rename = "Name")]
     name: String,
     #[serde(rename = "Driver")]
@@ -234,17 +235,15 @@ impl CreateRequest {
     }
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let request: CreateRequest = call.json().await?;
-    let network = context.engine.create_network(request.into_request()?).await?;
+pub async fn create(State(engine): State<Engine>, Json(request): Json<CreateRequest>) -> Outcome {
+    let network = engine.create_network(request.into_request()?).await?;
     let response = CreateResponse { id: network.id.as_str(), warning: "" };
     Ok(reply::json_with_status(StatusCode::CREATED, &response))
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    let name = engine_name(call.path.value("name"));
-    call.engine().remove_network(&name, call.query.flag("force")?).await?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
+    let name = engine_name(&name);
+    engine.remove_network(&name, query.flag("force")?).await?;
     Ok(reply::no_content())
 }
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::Call;
 use crate::api::rest::libpod::system::{ContainerCounts, go_arch, kernel_version};
 use crate::api::rest::{Outcome, host_facts, reply, version};
+use crate::engine::Engine;
 use crate::engine::config::RuntimeName;
 
 /// A list or map Go would write as `null`.
@@ -146,10 +147,9 @@ struct Commit {
     expected: &'static str,
 }
 
-pub async fn info(call: Call) -> Outcome {
-    let engine = call.engine();
+pub async fn info(State(engine): State<Engine>) -> Outcome {
     let config = engine.config();
-    let counts = ContainerCounts::of(engine);
+    let counts = ContainerCounts::of(&engine);
     let memory = host_facts::memory();
     let os = host_facts::os_release();
     let os = |name: &str| os.get(name).cloned().unwrap_or_default();
@@ -241,7 +241,7 @@ pub async fn info(call: Call) -> Outcome {
     }))
 }
 
-pub async fn no_swarm(_: Call) -> Outcome {
+pub async fn no_swarm() -> Outcome {
     let message = "this engine is not part of a swarm";
     Err(ApiError::with_status(StatusCode::SERVICE_UNAVAILABLE, message))
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::api::rest::extract::Call;
+use crate::api::rest::extract::{Json, Path, Query};
 use crate::api::rest::libpod::create::volume_name;
 use crate::api::rest::libpod::volumes::{VolumeFilter, check_driver, prune_matching};
 use crate::api::rest::{Outcome, reply, time};
+use crate::engine::Engine;
 use crate::engine::volume::VolumeRecord;
 
 #[derive(Serialize)]
@@ -44,23 +46,22 @@ struct VolumeList<'a> {
     warnings: [(); 0],
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let filter = VolumeFilter::parse(&call.query.filters()?)?;
-    let engine = call.engine();
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filter = VolumeFilter::parse(&query.filters()?)?;
     let volumes = engine.volumes();
-    let shown = volumes.iter().filter(|volume| filter.matches(volume, engine));
+    let shown = volumes.iter().filter(|volume| filter.matches(volume, &engine));
     let volumes = shown.map(|volume| Volume::new(volume)).collect();
     Ok(reply::json(&VolumeList { volumes, warnings: [] }))
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let volume = call.engine().volume(call.path.value("name"))?;
+pub async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    let volume = engine.volume(&name)?;
     Ok(reply::json(&Volume::new(&volume)))
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct VolumeCreateBody {
+pub struct VolumeCreateBody {
     #[serde(rename = "Name")]
     name: String,
     #[serde(rename = "Driver")]
@@ -72,15 +73,13 @@ struct VolumeCreateBody {
 }
 
 /// A volume that exists already is as good as a new one to docker.
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let body: VolumeCreateBody = call.json().await?;
+pub async fn create(State(engine): State<Engine>, Json(body): Json<VolumeCreateBody>) -> Outcome {
     check_driver(&body.driver)?;
-    if let Ok(volume) = context.engine.volume(&body.name) {
+    if let Ok(volume) = engine.volume(&body.name) {
         return Ok(reply::json_with_status(StatusCode::CREATED, &Volume::new(&volume)));
     }
     let name = Some(body.name.as_str()).filter(|name| !name.is_empty()).map(volume_name).transpose()?;
-    let volume = context.engine.create_volume(name, body.labels, body.driver_opts).await?;
+    let volume = engine.create_volume(name, body.labels, body.driver_opts).await?;
     Ok(reply::json_with_status(StatusCode::CREATED, &Volume::new(&volume)))
 }
 
@@ -91,8 +90,8 @@ struct PruneReport {
     space_reclaimed: u64,
 }
 
-pub async fn prune(call: Call) -> Outcome {
-    let (volumes_deleted, failed) = prune_matching(&call).await?;
+pub async fn prune(State(engine): State<Engine>, query: Query) -> Outcome {
+    let (volumes_deleted, failed) = prune_matching(&engine, &query).await?;
     for (volume, error) in failed {
         tracing::warn!(volume.name = volume, error, "could not prune a volume");
     }

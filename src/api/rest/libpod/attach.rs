@@ -1,28 +1,37 @@
 //! Attaching to a container: a raw connection to its standard streams. The same in both dialects.
 
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
 use futures_util::StreamExt;
-use hyper::StatusCode;
 
 use super::logs::render_line;
 use crate::api::error::{ApiError, Dialect};
+use crate::api::rest::Context;
 use crate::api::rest::Outcome;
 use crate::api::rest::detach::DetachKeys;
-use crate::api::rest::extract::{Call, Query};
+use crate::api::rest::extract::{Path, Query};
 use crate::api::rest::stream::{Conversation, Framing, hijack};
 use crate::engine::container::LogOptions;
 use crate::engine::error::ErrorKind;
 use crate::engine::id::NameOrId;
 use crate::engine::{AttachOptions, BoxStream};
 
-pub async fn attach(call: Call) -> Outcome {
-    let (stream, logs) = (call.query.optional_flag("stream")?.unwrap_or(true), call.query.flag("logs")?);
+pub async fn attach(
+    State(context): State<Context>,
+    Path(name): Path<NameOrId>,
+    dialect: Dialect,
+    query: Query,
+    headers: HeaderMap,
+) -> Outcome {
+    let (stream, logs) = (query.optional_flag("stream")?.unwrap_or(true), query.flag("logs")?);
     if !stream && !logs {
         return Err(ApiError::bad_request("at least one of logs and stream must be true"));
     }
-    let streams = streams(&call.query)?;
-    let detach_keys = DetachKeys::of_query(&call.query)?;
-    let engine = call.engine();
-    let record = engine.container(&call.name())?;
+    let streams = streams(&query)?;
+    let detach_keys = DetachKeys::of_query(&query)?;
+    let engine = &context.engine;
+    let record = engine.container(&name)?;
     let id = NameOrId::from(&record.id);
     let framing = Framing::of_terminal(record.spec.terminal);
     let mut output: BoxStream<_> = Box::pin(futures_util::stream::empty());
@@ -40,13 +49,13 @@ pub async fn attach(call: Call) -> Outcome {
             }
             // Docker's clients attach to what was only created, and want to hear from `start`, not from here,
             // that its command cannot be run: that is how they come to their exit code.
-            Err(error) if call.dialect == Dialect::Compat && is_about_command(error.kind()) => {}
+            Err(error) if dialect == Dialect::Compat && is_about_command(error.kind()) => {}
             Err(error) => return Err(error.into()),
         }
     }
     let conversation = Conversation { output, input, framing, detach_keys };
-    let closing = call.context.closing.clone();
-    Ok(hijack(&call.headers, move |client| async move { conversation.hold(client, &closing).await }))
+    let closing = context.closing.clone();
+    Ok(hijack(&headers, move |client| async move { conversation.hold(client, &closing).await }))
 }
 
 fn is_about_command(kind: ErrorKind) -> bool {

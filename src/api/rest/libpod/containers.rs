@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::{Call, Query};
+use crate::api::rest::extract::{Path, Query};
 use crate::api::rest::filter::ContainerFilter;
 use crate::api::rest::reply::Reply;
+use crate::api::rest::version::ApiVersion;
 use crate::api::rest::view::{self, ContainerView};
 use crate::api::rest::{Outcome, host_facts, reply, signal, time};
 use crate::engine::Engine;
@@ -172,13 +174,13 @@ impl Namespaces {
     }
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let views = listed(call.engine(), &call.query)?;
-    let (namespaces, size) = (call.query.flag("namespace")?, call.query.flag("size")?);
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let views = listed(&engine, &query)?;
+    let (namespaces, size) = (query.flag("namespace")?, query.flag("size")?);
     if !size {
         return Ok(render_list(&views, namespaces, |_| None));
     }
-    let config = call.engine().config().clone();
+    let config = engine.config().clone();
     let measured = tokio::task::spawn_blocking(move || {
         render_list(&views, namespaces, |view| Some(Size::measure(view, &config)))
     });
@@ -208,82 +210,80 @@ pub fn listed(engine: &Engine, query: &Query) -> Result<Vec<ContainerView>, ApiE
     Ok(views.filter(|view| filter.matches(view)).take(last.unwrap_or(usize::MAX)).collect())
 }
 
-pub async fn exists(call: Call) -> Outcome {
-    call.engine().container(&call.name())?;
+pub async fn exists(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    engine.container(&name)?;
     Ok(reply::no_content())
 }
 
-pub async fn init(call: Call) -> Outcome {
-    let record = call.engine().container(&call.name())?;
+pub async fn init(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let record = engine.container(&name)?;
     if matches!(record.state, ContainerState::Created(_)) {
         return Err(ApiError::NotModified);
     }
-    call.engine().init_container(&NameOrId::from(&record.id)).await?;
+    engine.init_container(&NameOrId::from(&record.id)).await?;
     Ok(reply::no_content())
 }
 
-pub async fn start(call: Call) -> Outcome {
-    match call.engine().start_container(&call.name()).await? {
+pub async fn start(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    match engine.start_container(&name).await? {
         StartOutcome::Started => Ok(reply::no_content()),
         StartOutcome::AlreadyRunning => Err(ApiError::NotModified),
     }
 }
 
-pub async fn stop(call: Call) -> Outcome {
-    let options = StopOptions { timeout_secs: stop_timeout(&call.query)? };
-    match call.engine().stop_container(&call.name(), options).await {
+pub async fn stop(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let options = StopOptions { timeout_secs: stop_timeout(&query)? };
+    match engine.stop_container(&name, options).await {
         Ok(StopOutcome::Stopped) => Ok(reply::no_content()),
         Ok(StopOutcome::AlreadyStopped) => Err(ApiError::NotModified),
-        Err(error) if error.kind() == ErrorKind::NotFound && call.query.flag("ignore")? => {
-            Ok(reply::no_content())
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound && query.flag("ignore")? => Ok(reply::no_content()),
         Err(error) => Err(error.into()),
     }
 }
 
-pub async fn restart(call: Call) -> Outcome {
-    let options = StopOptions { timeout_secs: stop_timeout(&call.query)? };
-    call.engine().restart_container(&call.name(), options).await?;
+pub async fn restart(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let options = StopOptions { timeout_secs: stop_timeout(&query)? };
+    engine.restart_container(&name, options).await?;
     Ok(reply::no_content())
 }
 
-pub async fn kill(call: Call) -> Outcome {
-    let signal = signal::parse(call.query.filled("signal").unwrap_or("KILL"))?;
-    call.engine().kill_container(&call.name(), signal).await?;
+pub async fn kill(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let signal = signal::parse(query.filled("signal").unwrap_or("KILL"))?;
+    engine.kill_container(&name, signal).await?;
     Ok(reply::no_content())
 }
 
-pub async fn pause(call: Call) -> Outcome {
-    call.engine().pause_container(&call.name()).await?;
+pub async fn pause(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    engine.pause_container(&name).await?;
     Ok(reply::no_content())
 }
 
-pub async fn unpause(call: Call) -> Outcome {
-    call.engine().unpause_container(&call.name()).await?;
+pub async fn unpause(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    engine.unpause_container(&name).await?;
     Ok(reply::no_content())
 }
 
-pub async fn resize(call: Call) -> Outcome {
-    let (columns, rows) = terminal_size(&call.query)?;
-    let record = call.engine().container(&call.name())?;
+pub async fn resize(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let (columns, rows) = terminal_size(&query)?;
+    let record = engine.container(&name)?;
     // A terminal that has gone meanwhile has no size to set: clients send this on every change of theirs.
-    if call.query.flag("running")? && !record.state.is_running() {
+    if query.flag("running")? && !record.state.is_running() {
         return Ok(reply::empty(StatusCode::OK));
     }
-    call.engine().resize_container(&NameOrId::from(&record.id), columns, rows).await?;
+    engine.resize_container(&NameOrId::from(&record.id), columns, rows).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 
 /// The bare exit code, as text: podman's clients parse a number.
-pub async fn wait(call: Call) -> Outcome {
+pub async fn wait(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
     let mut conditions = Vec::new();
-    for name in call.query.list("condition").iter().filter(|name| !name.is_empty()) {
+    for name in query.list("condition").iter().filter(|name| !name.is_empty()) {
         conditions.push(wait_condition(name)?);
     }
     if conditions.is_empty() {
         conditions.extend([WaitCondition::Stopped, WaitCondition::Exited]);
     }
-    let code = call.engine().wait_container(&call.name(), &conditions).await?;
+    let code = engine.wait_container(&name, &conditions).await?;
     Ok(reply::text(format!("{code}\n")))
 }
 
@@ -298,18 +298,22 @@ struct RmReport<'a> {
 }
 
 /// Since podman 4.0 a list of one; before, 204.
-pub async fn remove(call: Call) -> Outcome {
-    let name = call.name();
-    let record = match call.engine().container(&name) {
+pub async fn remove(
+    State(engine): State<Engine>,
+    Path(name): Path<NameOrId>,
+    version: Option<ApiVersion>,
+    query: Query,
+) -> Outcome {
+    let record = match engine.container(&name) {
         Ok(record) => record,
-        Err(error) if error.kind() == ErrorKind::NotFound && call.query.flag("ignore")? => {
+        Err(error) if error.kind() == ErrorKind::NotFound && query.flag("ignore")? => {
             return Ok(reply::json::<[RmReport; 0]>(&[]));
         }
         Err(error) => return Err(error.into()),
     };
-    let options = remove_options(&call.query)?;
-    call.engine().remove_container(&NameOrId::from(&record.id), options).await?;
-    if crate::api::rest::version::is_before(call.version, 4, 0) {
+    let options = remove_options(&query)?;
+    engine.remove_container(&NameOrId::from(&record.id), options).await?;
+    if crate::api::rest::version::is_before(version, 4, 0) {
         return Ok(reply::no_content());
     }
     let report = RmReport { id: record.id.as_str(), error: None, raw_input: name.as_str() };
@@ -326,16 +330,18 @@ struct PruneReport {
     size: u64,
 }
 
-pub async fn prune(call: Call) -> Outcome {
-    let outcomes = prune_stopped(&call).await?;
+pub async fn prune(State(engine): State<Engine>, query: Query) -> Outcome {
+    let outcomes = prune_stopped(&engine, &query).await?;
     let reports = outcomes.into_iter().map(|(id, error)| PruneReport { id, error, size: 0 });
     Ok(reply::json(&reports.collect::<Vec<_>>()))
 }
 
 /// Removes containers that do not run and match, but for those of pods, which go with their pod.
-pub async fn prune_stopped(call: &Call) -> Result<Vec<(String, Option<String>)>, ApiError> {
-    let engine = call.engine();
-    let filter = ContainerFilter::parse(&call.query.filters()?, engine, Timestamp::now())?;
+pub async fn prune_stopped(
+    engine: &Engine,
+    query: &Query,
+) -> Result<Vec<(String, Option<String>)>, ApiError> {
+    let filter = ContainerFilter::parse(&query.filters()?, engine, Timestamp::now())?;
     let mut outcomes = Vec::new();
     let records = engine.containers(&EngineFilter { all: true, ..Default::default() });
     for view in ContainerView::all(engine, records) {

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::Call;
+use crate::api::rest::extract::Json;
 use crate::api::rest::{Outcome, reply};
 use crate::engine::Engine;
 use crate::engine::config::RuntimeName;
@@ -253,11 +254,9 @@ pub struct ContainerCreateResponse<'a> {
     pub warnings: &'a [String],
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let generator: SpecGenerator = call.json().await?;
-    let spec = generator.into_spec(&context.engine)?;
-    let record = context.engine.create_container(spec).await?;
+pub async fn create(State(engine): State<Engine>, Json(generator): Json<SpecGenerator>) -> Outcome {
+    let spec = generator.into_spec(&engine)?;
+    let record = engine.create_container(spec).await?;
     let response = ContainerCreateResponse { id: record.id.as_str(), warnings: &[] };
     Ok(reply::json_with_status(StatusCode::CREATED, &response))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::State;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream as futures_stream};
 use jiff::Timestamp;
@@ -10,7 +11,8 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::api::error::{ApiError, Dialect};
-use crate::api::rest::extract::{Call, Filters};
+use crate::api::rest::Context;
+use crate::api::rest::extract::{Filters, Query};
 use crate::api::rest::filter::{LabelFilter, unknown};
 use crate::api::rest::{Outcome, json, reply, stream, time};
 use crate::engine::event::{Event, EventAction, EventKind};
@@ -45,19 +47,18 @@ struct Actor<'a> {
     attributes: BTreeMap<&'a str, &'a str>,
 }
 
-pub async fn events(call: Call) -> Outcome {
+pub async fn events(State(context): State<Context>, dialect: Dialect, query: Query) -> Outcome {
     // First listen, then read what was: nothing falls in between. What is in both is told once.
-    let live = call.engine().subscribe();
+    let live = context.engine.subscribe();
     let now = Timestamp::now();
-    let since = time::moment(&call.query, "since", now)?;
-    let until = time::moment(&call.query, "until", now)?;
-    let follow = call.query.optional_flag("stream")?.unwrap_or(true);
-    let filter = EventFilter::parse(&call.query.filters()?)?;
-    let dialect = call.dialect;
+    let since = time::moment(&query, "since", now)?;
+    let until = time::moment(&query, "until", now)?;
+    let follow = query.optional_flag("stream")?.unwrap_or(true);
+    let filter = EventFilter::parse(&query.filters()?)?;
 
     let past = match (since, follow) {
-        (Some(since), _) => call.engine().past_events(since, until.unwrap_or(now))?,
-        (None, false) => call.engine().past_events(Timestamp::MIN, until.unwrap_or(now))?,
+        (Some(since), _) => context.engine.past_events(since, until.unwrap_or(now))?,
+        (None, false) => context.engine.past_events(Timestamp::MIN, until.unwrap_or(now))?,
         (None, true) => Vec::new(),
     };
     let over = until.is_some_and(|until| until <= now);
@@ -72,7 +73,7 @@ pub async fn events(call: Call) -> Outcome {
         let line = filter.matches(&event).then(|| render(&event, dialect));
         async move { line }
     });
-    Ok(stream::reply(reply::JSON, lines, &call.context.closing))
+    Ok(stream::reply(reply::JSON, lines, &context.closing))
 }
 
 /// New events that are not among the last of the stored ones, until `until` has passed.

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use futures_util::{StreamExt, stream as futures_stream};
-use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::containers::terminal_size;
 use crate::api::error::ApiError;
+use crate::api::rest::Context;
 use crate::api::rest::detach::DetachKeys;
 use crate::api::rest::exec_sessions::{NewSession, Session, SessionState};
-use crate::api::rest::extract::Call;
+use crate::api::rest::extract::{Json, Path, Query};
 use crate::api::rest::stream::{Conversation, Framing, hijack};
 use crate::api::rest::{Outcome, reply};
 use crate::engine::container::ExecRequest;
@@ -25,7 +27,7 @@ use crate::engine::{BoxStream, container::OutputStream};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-struct ExecCreateConfig {
+pub struct ExecCreateConfig {
     user: String,
     privileged: bool,
     tty: bool,
@@ -40,7 +42,7 @@ struct ExecCreateConfig {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct ExecStartConfig {
+pub struct ExecStartConfig {
     #[serde(rename = "Detach")]
     detach: bool,
     h: u16,
@@ -80,10 +82,12 @@ struct ProcessConfig<'a> {
     user: &'a str,
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let record = context.engine.container(&call.name())?;
-    let config: ExecCreateConfig = call.json().await?;
+pub async fn create(
+    State(context): State<Context>,
+    Path(name): Path<NameOrId>,
+    Json(config): Json<ExecCreateConfig>,
+) -> Outcome {
+    let record = context.engine.container(&name)?;
     if config.cmd.is_empty() {
         return Err(ApiError::bad_request("no command to execute was given"));
     }
@@ -111,11 +115,13 @@ pub async fn create(call: Call) -> Outcome {
     Ok(reply::json_with_status(StatusCode::CREATED, &IdResponse { id: session.id.as_str() }))
 }
 
-pub async fn start(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let headers = call.headers.clone();
-    let session = context.exec_sessions.find(call.path.value("id"))?;
-    let config: ExecStartConfig = call.json().await?;
+pub async fn start(
+    State(context): State<Context>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(config): Json<ExecStartConfig>,
+) -> Outcome {
+    let session = context.exec_sessions.find(&id)?;
     let detach_keys = DetachKeys::parse(&session.detach_keys)?;
     session.begin()?;
     let streams = ExecStreams {
@@ -182,8 +188,8 @@ fn until_ended(output: Output, session: Arc<Session>) -> Output {
     Box::pin(output.chain(ended))
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let session = call.context.exec_sessions.find(call.path.value("id"))?;
+pub async fn inspect(State(context): State<Context>, Path(id): Path<String>) -> Outcome {
+    let session = context.exec_sessions.find(&id)?;
     let (running, pid, exit_code, can_remove) = match session.state() {
         SessionState::Created | SessionState::Starting => (false, 0, 0, false),
         SessionState::Running { pid } => (true, pid, 0, false),
@@ -211,10 +217,10 @@ pub async fn inspect(call: Call) -> Outcome {
     }))
 }
 
-pub async fn resize(call: Call) -> Outcome {
-    let session = call.context.exec_sessions.find(call.path.value("id"))?;
-    let (columns, rows) = terminal_size(&call.query)?;
-    if !session.resize(columns, rows) && !call.query.flag("running")? {
+pub async fn resize(State(context): State<Context>, Path(id): Path<String>, query: Query) -> Outcome {
+    let session = context.exec_sessions.find(&id)?;
+    let (columns, rows) = terminal_size(&query)?;
+    if !session.resize(columns, rows) && !query.flag("running")? {
         let subject = Subject::Exec(session.id.to_string());
         return Err(EngineError::wrong_state(subject, "it is not running").into());
     }
@@ -222,12 +228,12 @@ pub async fn resize(call: Call) -> Outcome {
 }
 
 /// podman 4.8 and later tidy up after themselves.
-pub async fn remove(call: Call) -> Outcome {
-    let session = call.context.exec_sessions.find(call.path.value("id"))?;
+pub async fn remove(State(context): State<Context>, Path(id): Path<String>) -> Outcome {
+    let session = context.exec_sessions.find(&id)?;
     if let SessionState::Running { .. } = session.state() {
         let subject = Subject::Exec(session.id.to_string());
         return Err(EngineError::wrong_state(subject, "it is running").into());
     }
-    call.context.exec_sessions.remove(&session.id);
+    context.exec_sessions.remove(&session.id);
     Ok(reply::empty(StatusCode::OK))
 }

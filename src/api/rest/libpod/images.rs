@@ -1,18 +1,21 @@
 //! Images: lists, inspection, pull, load, tag, removal.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{self, PathBuf};
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
 use http_body_util::BodyExt;
-use hyper::StatusCode;
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
 use crate::api::error::{ApiError, Dialect};
-use crate::api::rest::extract::{Call, Filters, Query};
+use crate::api::rest::Context;
+use crate::api::rest::extract::{Filters, Path, Query};
 use crate::api::rest::filter::{self, LabelFilter, unknown};
 use crate::api::rest::stream::{Records, records};
 use crate::api::rest::{Outcome, registry_auth, reply, time};
@@ -83,10 +86,9 @@ impl<'a> ImageSummary<'a> {
     }
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let engine = call.engine();
-    let images = listed(engine, &call.query)?;
-    let users = image_users(engine);
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let images = listed(&engine, &query)?;
+    let users = image_users(&engine);
     let list: Vec<_> = images
         .iter()
         .map(|image| ImageSummary::new(image, users.get(image.id.as_str()).map_or(0, Vec::len)))
@@ -287,7 +289,7 @@ impl<'a> RootFs<'a> {
 }
 
 impl GraphDriver {
-    pub fn new(image: &ImageRecord, root: &Path) -> Self {
+    pub fn new(image: &ImageRecord, root: &path::Path) -> Self {
         let top = image.layers.last().map(|layer| layer.chain_id.trim_start_matches("sha256:"));
         let path = top.map(|chain| root.join("layers").join(chain));
         let upper = path.map(|path| ("UpperDir", path.to_string_lossy().into_owned()));
@@ -326,14 +328,13 @@ pub fn comment(image: &ImageRecord) -> &str {
     history.last().and_then(|step| step.comment().as_deref()).unwrap_or_default()
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let engine = call.engine();
-    let image = engine.image(call.path.value("name"))?;
+pub async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    let image = engine.image(&name)?;
     Ok(reply::json(&ImageData::new(&image, &engine.config().root)))
 }
 
 impl<'a> ImageData<'a> {
-    pub fn new(image: &'a ImageRecord, root: &Path) -> Self {
+    pub fn new(image: &'a ImageRecord, root: &path::Path) -> Self {
         let config = Config::new(image);
         Self {
             id: image.id.as_str(),
@@ -362,8 +363,8 @@ impl<'a> ImageData<'a> {
     }
 }
 
-pub async fn exists(call: Call) -> Outcome {
-    call.engine().image(call.path.value("name"))?;
+pub async fn exists(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    engine.image(&name)?;
     Ok(reply::no_content())
 }
 
@@ -379,9 +380,9 @@ struct HistoryResponse<'a> {
 }
 
 /// The steps of the build, last first; steps that made a layer have its size.
-pub async fn history(call: Call) -> Outcome {
-    let image = call.engine().image(call.path.value("name"))?;
-    let prefix = match call.dialect {
+pub async fn history(State(engine): State<Engine>, Path(name): Path<String>, dialect: Dialect) -> Outcome {
+    let image = engine.image(&name)?;
+    let prefix = match dialect {
         Dialect::Libpod => "",
         Dialect::Compat => "sha256:",
     };
@@ -425,20 +426,23 @@ struct PullReport {
     id: Option<String>,
 }
 
-pub async fn pull(call: Call) -> Outcome {
-    let query = &call.query;
+pub async fn pull(State(context): State<Context>, query: Query, headers: HeaderMap) -> Outcome {
     let reference = query.required("reference")?;
     let reference = reference.strip_prefix("docker://").unwrap_or(reference).to_owned();
     if query.flag("allTags")? {
         return Err(ApiError::not_supported("pulling all tags of an image"));
     }
     if query.flag("compatMode")? {
-        return super::super::compat::images::pull_reply(&call, reference, pull_options(&call)?);
+        return super::super::compat::images::pull_reply(
+            &context,
+            reference,
+            pull_options(&query, &headers)?,
+        );
     }
-    let options = pull_options(&call)?;
+    let options = pull_options(&query, &headers)?;
     let quiet = query.flag("quiet")?;
-    let engine = call.engine().clone();
-    Ok(records(&call.context.closing, move |records| async move {
+    let engine = context.engine.clone();
+    Ok(records(&context.closing, move |records| async move {
         let progress = (!quiet).then(|| progress_lines(records.clone()));
         match engine.pull_image(&reference, options, progress).await {
             Ok(image) => {
@@ -478,8 +482,7 @@ pub fn short_digest(digest: &str) -> &str {
 }
 
 /// Policy, platform and credentials of a pull, as podman's clients send them.
-fn pull_options(call: &Call) -> Result<PullOptions, ApiError> {
-    let query = &call.query;
+fn pull_options(query: &Query, headers: &HeaderMap) -> Result<PullOptions, ApiError> {
     let reference = query.filled("reference").unwrap_or_default();
     let policy = match query.filled("policy") {
         // podman's service pulls when a client names no policy.
@@ -502,7 +505,7 @@ fn pull_options(call: &Call) -> Result<PullOptions, ApiError> {
     };
     Ok(PullOptions {
         policy: Some(policy),
-        credentials: registry_auth::credentials(&call.headers, reference)?,
+        credentials: registry_auth::credentials(headers, reference)?,
         tls_verify: query.optional_flag("tlsVerify")?,
         platform,
     })
@@ -514,8 +517,8 @@ struct LoadReport {
     names: Vec<String>,
 }
 
-pub async fn load(call: Call) -> Outcome {
-    let images = load_body(call).await?;
+pub async fn load(State(engine): State<Engine>, body: Body) -> Outcome {
+    let images = load_body(&engine, body).await?;
     Ok(reply::json(&LoadReport { names: loaded_names(&images) }))
 }
 
@@ -529,10 +532,9 @@ pub fn loaded_names(images: &[Arc<ImageRecord>]) -> Vec<String> {
 }
 
 /// Stores the sent archive beside the images, loads it, and removes it.
-pub async fn load_body(call: Call) -> Result<Vec<Arc<ImageRecord>>, ApiError> {
-    let engine = call.engine().clone();
+pub async fn load_body(engine: &Engine, body: Body) -> Result<Vec<Arc<ImageRecord>>, ApiError> {
     let directory = engine.config().root.join("tmp");
-    let archive = Upload::receive(directory, call.body).await?;
+    let archive = Upload::receive(directory, body).await?;
     Ok(engine.load_images(&archive.path).await?)
 }
 
@@ -542,7 +544,7 @@ struct Upload {
 }
 
 impl Upload {
-    async fn receive(directory: PathBuf, mut body: Incoming) -> Result<Self, ApiError> {
+    async fn receive(directory: PathBuf, mut body: Body) -> Result<Self, ApiError> {
         let failed = |error: std::io::Error| {
             ApiError::Engine(EngineError::internal(Subject::Engine, "store the sent archive", error))
         };
@@ -567,9 +569,9 @@ impl Drop for Upload {
     }
 }
 
-pub async fn tag(call: Call) -> Outcome {
-    let name = tag_name(&call.query)?;
-    call.engine().tag_image(call.path.value("name"), &name).await?;
+pub async fn tag(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
+    let new_name = tag_name(&query)?;
+    engine.tag_image(&name, &new_name).await?;
     Ok(reply::empty(StatusCode::CREATED))
 }
 
@@ -593,19 +595,18 @@ struct RemoveReport {
     errors: Vec<String>,
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    let force = call.query.flag("force")?;
-    let removed = call.engine().remove_image(call.path.value("name"), force).await?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
+    let force = query.flag("force")?;
+    let removed = engine.remove_image(&name, force).await?;
     let deleted = removed.deleted.iter().map(ToString::to_string).collect();
     Ok(reply::json(&RemoveReport { deleted, untagged: removed.untagged, ..Default::default() }))
 }
 
 /// Several at once: what failed is told beside what was done.
-pub async fn remove_many(call: Call) -> Outcome {
-    let engine = call.engine();
-    let (force, ignore) = (call.query.flag("force")?, call.query.flag("ignore")?);
-    let mut names = call.query.list("images");
-    if call.query.flag("all")? {
+pub async fn remove_many(State(engine): State<Engine>, query: Query) -> Outcome {
+    let (force, ignore) = (query.flag("force")?, query.flag("ignore")?);
+    let mut names = query.list("images");
+    if query.flag("all")? {
         names = engine.images().iter().map(|image| image.id.to_string()).collect();
     }
     let mut report = RemoveReport::default();
@@ -644,8 +645,8 @@ struct Resolved {
 }
 
 /// What a short name stands for (podman 5).
-pub async fn resolve(call: Call) -> Outcome {
-    let image = call.engine().image(call.path.value("name"))?;
+pub async fn resolve(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    let image = engine.image(&name)?;
     Ok(reply::json(&Resolved { names: image.names.clone() }))
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::State;
 use serde::Serialize;
 
-use crate::api::rest::extract::Call;
+use crate::api::rest::extract::Path;
 use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::view::{ContainerView, MountView};
 use crate::api::rest::{Context, Outcome, reply, signal, time};
@@ -28,7 +29,7 @@ pub struct InspectContainerData<'a> {
     created: String,
     path: String,
     args: Vec<String>,
-    state: State,
+    state: InspectContainerState,
     image: &'a str,
     image_digest: &'a str,
     image_name: &'a str,
@@ -72,7 +73,7 @@ pub struct InspectContainerData<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct State {
+pub struct InspectContainerState {
     oci_version: &'static str,
     status: &'static str,
     running: bool,
@@ -368,11 +369,15 @@ pub struct InspectUlimit {
     hard: i64,
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let engine = call.engine();
-    let view = ContainerView::new(engine, engine.container(&call.name())?);
-    let facts = Facts::of(&call.context, &view);
-    Ok(reply::json(&InspectContainerData::new(&view, &facts, call.version)))
+pub async fn inspect(
+    State(context): State<Context>,
+    Path(name): Path<NameOrId>,
+    version: Option<ApiVersion>,
+) -> Outcome {
+    let engine = &context.engine;
+    let view = ContainerView::new(engine, engine.container(&name)?);
+    let facts = Facts::of(&context, &view);
+    Ok(reply::json(&InspectContainerData::new(&view, &facts, version)))
 }
 
 impl<'a> InspectContainerData<'a> {
@@ -391,7 +396,7 @@ impl<'a> InspectContainerData<'a> {
             created: time::rfc3339(Some(record.created_at)),
             path,
             args,
-            state: State::new(view, version),
+            state: InspectContainerState::new(view, version),
             image: view.image_id(),
             image_digest: view.image.as_ref().map_or("", |image| image.manifest_digest.as_str()),
             image_name: &record.image_name,
@@ -431,7 +436,7 @@ impl<'a> InspectContainerData<'a> {
     }
 }
 
-impl State {
+impl InspectContainerState {
     fn new(view: &ContainerView, version: Option<ApiVersion>) -> Self {
         let state = &view.record.state;
         let exit = state.exit_status();

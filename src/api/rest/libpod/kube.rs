@@ -1,12 +1,17 @@
 //! Kubernetes YAML: play, down, generate. The reconciler does the work behind [`crate::api::kube::Kube`].
 
-use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderMap};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderMap};
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::api::error::ApiError;
+use crate::api::kube::Kube;
 use crate::api::kube::{GenerateOptions, PlayOptions};
-use crate::api::rest::extract::{Call, Query};
+use crate::api::rest::extract::{Query, Whole};
 use crate::api::rest::{Outcome, reply};
 
 #[derive(Default, Serialize)]
@@ -71,11 +76,15 @@ struct PodRmReport {
     id: String,
 }
 
-pub async fn play(call: Call) -> Outcome {
-    let options = play_options(&call.query)?;
-    let context = call.context.clone();
-    let yaml = yaml_body(call).await?;
-    let report = context.kube.play(yaml, options).await?;
+pub async fn play(
+    State(kube): State<Arc<dyn Kube>>,
+    query: Query,
+    headers: HeaderMap,
+    Whole(body): Whole,
+) -> Outcome {
+    let options = play_options(&query)?;
+    let yaml = yaml_body(&headers, body)?;
+    let report = kube.play(yaml, options).await?;
     let pods = report.pods.into_iter().map(|pod| PlayKubePod {
         id: pod.id.into(),
         containers: pod.containers,
@@ -91,11 +100,15 @@ pub async fn play(call: Call) -> Outcome {
     }))
 }
 
-pub async fn down(call: Call) -> Outcome {
-    let force = call.query.flag("force")?;
-    let context = call.context.clone();
-    let yaml = yaml_body(call).await?;
-    let report = context.kube.down(yaml, force).await?;
+pub async fn down(
+    State(kube): State<Arc<dyn Kube>>,
+    query: Query,
+    headers: HeaderMap,
+    Whole(body): Whole,
+) -> Outcome {
+    let force = query.flag("force")?;
+    let yaml = yaml_body(&headers, body)?;
+    let report = kube.down(yaml, force).await?;
     let stopped = report.pods.iter().map(|(id, _)| PodStopReport {
         errors: Vec::new(),
         id: id.to_string(),
@@ -113,16 +126,16 @@ pub async fn down(call: Call) -> Outcome {
     }))
 }
 
-pub async fn generate(call: Call) -> Outcome {
-    let names = call.query.list("names");
+pub async fn generate(State(kube): State<Arc<dyn Kube>>, query: Query) -> Outcome {
+    let names = query.list("names");
     if names.iter().all(String::is_empty) {
         return Err(ApiError::bad_parameter("names", "it is required"));
     }
-    if let Some(kind @ ("deployment" | "daemonset" | "job")) = call.query.filled("type") {
+    if let Some(kind @ ("deployment" | "daemonset" | "job")) = query.filled("type") {
         return Err(ApiError::not_supported(format_args!("generating a {kind}")));
     }
-    let options = GenerateOptions { service: call.query.flag("service")? };
-    let yaml = call.kube().generate(names, options)?;
+    let options = GenerateOptions { service: query.flag("service")? };
+    let yaml = kube.generate(names, options)?;
     // podman says x-tar for its YAML, and always has.
     Ok(reply::with_body(StatusCode::OK, "application/x-tar", yaml.into_bytes()))
 }
@@ -152,9 +165,8 @@ fn play_options(query: &Query) -> Result<PlayOptions, ApiError> {
 }
 
 /// The manifest sent, alone or as `play.yaml` of a tar with build contexts beside it (podman 5.3).
-async fn yaml_body(call: Call) -> Result<String, ApiError> {
-    let is_tar = content_type(&call.headers) == Some("application/x-tar");
-    let body = call.bytes().await?;
+fn yaml_body(headers: &HeaderMap, body: Bytes) -> Result<String, ApiError> {
+    let is_tar = content_type(headers) == Some("application/x-tar");
     let yaml = if is_tar { play_yaml(&body)? } else { body.to_vec() };
     String::from_utf8(yaml).map_err(|_| ApiError::bad_request("the manifest is not UTF-8"))
 }

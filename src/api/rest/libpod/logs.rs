@@ -1,25 +1,32 @@
 //! Stored and new log lines. Both dialects: docker's sends a terminal's output without frames.
 
+use axum::extract::State;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use crate::api::error::{ApiError, Dialect};
-use crate::api::rest::extract::{Call, Query};
+use crate::api::rest::Context;
+use crate::api::rest::extract::{Path, Query};
 use crate::api::rest::stream::{self, Framing};
 use crate::api::rest::{Outcome, time};
 use crate::engine::container::{LogLine, LogOptions, OutputStream};
 use crate::engine::id::NameOrId;
 
-pub async fn logs(call: Call) -> Outcome {
-    let options = log_options(&call.query, Timestamp::now())?;
-    let timestamps = call.query.flag("timestamps")?;
-    let record = call.engine().container(&call.name())?;
-    let framing = match call.dialect {
+pub async fn logs(
+    State(context): State<Context>,
+    Path(name): Path<NameOrId>,
+    dialect: Dialect,
+    query: Query,
+) -> Outcome {
+    let options = log_options(&query, Timestamp::now())?;
+    let timestamps = query.flag("timestamps")?;
+    let record = context.engine.container(&name)?;
+    let framing = match dialect {
         Dialect::Libpod => Framing::Multiplexed,
         Dialect::Compat => Framing::of_terminal(record.spec.terminal),
     };
-    let lines = call.engine().container_logs(&NameOrId::from(&record.id), options).await?;
+    let lines = context.engine.container_logs(&NameOrId::from(&record.id), options).await?;
     let mut stamps = Stamps { wanted: timestamps, stdout_continues: false, stderr_continues: false };
     let pieces = lines.map(move |line| match line {
         Ok(line) => {
@@ -28,7 +35,7 @@ pub async fn logs(call: Call) -> Outcome {
         }
         Err(error) => framing.encode(OutputStream::Stderr, format!("{}\n", error.chain()).into()),
     });
-    Ok(stream::reply("application/octet-stream", pieces, &call.context.closing))
+    Ok(stream::reply("application/octet-stream", pieces, &context.closing))
 }
 
 /// The text of a line as clients print it: with its end, unless it goes on.

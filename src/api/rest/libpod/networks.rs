@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
-use crate::api::rest::extract::{Call, Filters};
+use crate::api::rest::extract::{Filters, Json, Path, Query};
 use crate::api::rest::filter::{LabelFilter, regexes, unknown};
 use crate::api::rest::{Outcome, reply, time};
+use crate::engine::Engine;
 use crate::engine::error::ErrorKind;
+use crate::engine::id::NameOrId;
 use crate::engine::network::{NetworkCreate, NetworkRecord};
 
 #[derive(Serialize)]
@@ -56,9 +59,9 @@ impl<'a> Network<'a> {
     }
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let filter = NetworkFilter::parse(&call.query.filters()?)?;
-    let networks = call.engine().networks();
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filter = NetworkFilter::parse(&query.filters()?)?;
+    let networks = engine.networks();
     let list: Vec<_> = networks
         .iter()
         .filter(|network| filter.matches(network))
@@ -67,19 +70,19 @@ pub async fn list(call: Call) -> Outcome {
     Ok(reply::json(&list))
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let network = call.engine().network(&call.name())?;
+pub async fn inspect(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let network = engine.network(&name)?;
     Ok(reply::json(&Network::new(&network)))
 }
 
-pub async fn exists(call: Call) -> Outcome {
-    call.engine().network(&call.name())?;
+pub async fn exists(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    engine.network(&name)?;
     Ok(reply::no_content())
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct CreateBody {
+pub struct CreateBody {
     name: String,
     driver: String,
     network_interface: String,
@@ -130,14 +133,12 @@ impl CreateBody {
     }
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let ignore_existing = call.query.flag("ignoreIfExists")?;
-    let body: CreateBody = call.json().await?;
+pub async fn create(State(engine): State<Engine>, query: Query, Json(body): Json<CreateBody>) -> Outcome {
+    let ignore_existing = query.flag("ignoreIfExists")?;
     let name = body.name.clone();
-    let network = match context.engine.create_network(body.into_request()?).await {
+    let network = match engine.create_network(body.into_request()?).await {
         Err(error) if ignore_existing && error.kind() == ErrorKind::AlreadyExists => {
-            context.engine.network(&name.as_str().into())?
+            engine.network(&name.as_str().into())?
         }
         created => created?,
     };
@@ -152,9 +153,8 @@ struct RmReport<'a> {
     error: Option<String>,
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    let name = call.name();
-    call.engine().remove_network(&name, call.query.flag("force")?).await?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    engine.remove_network(&name, query.flag("force")?).await?;
     Ok(reply::json(&[RmReport { name: name.as_str(), error: None }]))
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use super::create::{
 };
 use super::inspect::{HostPort, host_ports};
 use crate::api::error::ApiError;
-use crate::api::rest::extract::{Call, Filters};
+use crate::api::rest::extract::{Filters, Json, Path, Query};
 use crate::api::rest::filter::{self, LabelFilter, regexes, unknown};
 use crate::api::rest::reply::Reply;
 use crate::api::rest::{Outcome, reply, signal, time, view};
@@ -213,30 +214,28 @@ impl<'a> InspectPodData<'a> {
     }
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let engine = call.engine();
-    let filter = PodFilter::parse(&call.query.filters()?)?;
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filter = PodFilter::parse(&query.filters()?)?;
     let pods = engine.pods();
     let cgroup = engine.config().cgroup_parent.as_str();
     let list: Vec<_> = pods
         .iter()
         .filter_map(|pod| {
-            let (members, state) = (members(engine, pod), engine.pod_state(pod));
+            let (members, state) = (members(&engine, pod), engine.pod_state(pod));
             filter.matches(pod, &members, state).then(|| ListPodsReport::new(pod, &members, state, cgroup))
         })
         .collect();
     Ok(reply::json(&list))
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn inspect(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let pod = engine.pod(&name)?;
     let cgroup = engine.config().cgroup_parent.as_str();
-    Ok(reply::json(&InspectPodData::new(&pod, &members(engine, &pod), engine.pod_state(&pod), cgroup)))
+    Ok(reply::json(&InspectPodData::new(&pod, &members(&engine, &pod), engine.pod_state(&pod), cgroup)))
 }
 
-pub async fn exists(call: Call) -> Outcome {
-    call.engine().pod(&call.name())?;
+pub async fn exists(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    engine.pod(&name)?;
     Ok(reply::no_content())
 }
 
@@ -249,7 +248,7 @@ struct PodReport<'a> {
     raw_input: &'a str,
 }
 
-fn report(call: &Call, pod: &PodId, outcome: Result<(), EngineError>) -> Outcome {
+fn report(name: &NameOrId, pod: &PodId, outcome: Result<(), EngineError>) -> Outcome {
     let (status, errs) = match outcome {
         Ok(()) => (StatusCode::OK, None),
         // podman's clients expect the report, not the usual error, if the pod is not in a state for it.
@@ -258,71 +257,65 @@ fn report(call: &Call, pod: &PodId, outcome: Result<(), EngineError>) -> Outcome
         }
         Err(error) => return Err(error.into()),
     };
-    let report = PodReport { errs, id: pod.as_str(), raw_input: call.path.value("name") };
+    let report = PodReport { errs, id: pod.as_str(), raw_input: name.as_str() };
     Ok(reply::json_with_status(status, &report))
 }
 
-pub async fn start(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn start(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let pod = engine.pod(&name)?;
     if engine.pod_state(&pod) == PodState::Running {
         return Err(ApiError::NotModified);
     }
     let outcome = engine.start_pod(&NameOrId::from(&pod.id)).await;
-    report(&call, &pod.id, outcome)
+    report(&name, &pod.id, outcome)
 }
 
-pub async fn stop(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn stop(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let pod = engine.pod(&name)?;
     if matches!(engine.pod_state(&pod), PodState::Created | PodState::Stopped | PodState::Exited) {
         return Err(ApiError::NotModified);
     }
-    let options = StopOptions { timeout_secs: stop_timeout(&call.query)? };
+    let options = StopOptions { timeout_secs: stop_timeout(&query)? };
     let outcome = engine.stop_pod(&NameOrId::from(&pod.id), options).await;
-    report(&call, &pod.id, outcome)
+    report(&name, &pod.id, outcome)
 }
 
-pub async fn restart(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn restart(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let pod = engine.pod(&name)?;
     let id = NameOrId::from(&pod.id);
     let outcome = match engine.stop_pod(&id, StopOptions::default()).await {
         Ok(()) => engine.start_pod(&id).await,
         failed => failed,
     };
-    report(&call, &pod.id, outcome)
+    report(&name, &pod.id, outcome)
 }
 
-pub async fn kill(call: Call) -> Outcome {
-    let engine = call.engine();
-    let signal = signal::parse(call.query.filled("signal").unwrap_or("KILL"))?;
-    let pod = engine.pod(&call.name())?;
+pub async fn kill(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let signal = signal::parse(query.filled("signal").unwrap_or("KILL"))?;
+    let pod = engine.pod(&name)?;
     let outcome = engine.kill_pod(&NameOrId::from(&pod.id), signal).await;
-    report(&call, &pod.id, outcome)
+    report(&name, &pod.id, outcome)
 }
 
-pub async fn pause(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn pause(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let pod = engine.pod(&name)?;
     let mut outcome = Ok(());
-    for record in members(engine, &pod).iter().filter(|record| record.state.is_running()) {
+    for record in members(&engine, &pod).iter().filter(|record| record.state.is_running()) {
         outcome = outcome.and(engine.pause_container(&NameOrId::from(&record.id)).await);
     }
-    report(&call, &pod.id, outcome)
+    report(&name, &pod.id, outcome)
 }
 
-pub async fn unpause(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn unpause(State(engine): State<Engine>, Path(name): Path<NameOrId>) -> Outcome {
+    let pod = engine.pod(&name)?;
     let mut outcome = Ok(());
     let is_paused = |record: &&Arc<ContainerRecord>| {
         matches!(record.state, crate::engine::container::state::ContainerState::Paused(_))
     };
-    for record in members(engine, &pod).iter().filter(is_paused) {
+    for record in members(&engine, &pod).iter().filter(is_paused) {
         outcome = outcome.and(engine.unpause_container(&NameOrId::from(&record.id)).await);
     }
-    report(&call, &pod.id, outcome)
+    report(&name, &pod.id, outcome)
 }
 
 #[derive(Serialize)]
@@ -333,13 +326,12 @@ struct PodRmReport<'a> {
     id: &'a str,
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    let engine = call.engine();
-    let pod = engine.pod(&call.name())?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let pod = engine.pod(&name)?;
     let options = RemoveOptions {
-        force: call.query.flag("force")?,
+        force: query.flag("force")?,
         volumes: false,
-        stop_timeout_secs: stop_timeout(&call.query)?,
+        stop_timeout_secs: stop_timeout(&query)?,
     };
     engine.remove_pod(&NameOrId::from(&pod.id), options).await?;
     let removed_ctrs = pod.containers.iter().map(|id| (id.to_string(), None)).collect();
@@ -354,8 +346,7 @@ struct PodPruneReport {
 }
 
 /// Pods none of whose containers run.
-pub async fn prune(call: Call) -> Outcome {
-    let engine = call.engine();
+pub async fn prune(State(engine): State<Engine>) -> Outcome {
     let mut reports = Vec::new();
     for pod in engine.pods() {
         if !matches!(engine.pod_state(&pod), PodState::Stopped | PodState::Exited) {
@@ -369,7 +360,7 @@ pub async fn prune(call: Call) -> Outcome {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct PodSpecGenerator {
+pub struct PodSpecGenerator {
     name: String,
     hostname: String,
     exit_policy: String,
@@ -408,10 +399,8 @@ struct PodCreateReport<'a> {
     id: &'a str,
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let generator: PodSpecGenerator = call.json().await?;
-    let pod = context.engine.create_pod(generator.into_spec()?).await?;
+pub async fn create(State(engine): State<Engine>, Json(generator): Json<PodSpecGenerator>) -> Outcome {
+    let pod = engine.create_pod(generator.into_spec()?).await?;
     Ok(created(&pod))
 }
 

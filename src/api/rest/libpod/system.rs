@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use crate::api::rest::extract::Call;
+use crate::api::rest::Context;
 use crate::api::rest::{Outcome, host_facts, reply, version, view};
 use crate::engine::Engine;
 use crate::engine::config::RuntimeName;
@@ -15,7 +16,7 @@ use crate::engine::container::ContainerFilter;
 use crate::engine::container::state::ContainerState;
 
 /// Both dialects probe this before anything else.
-pub async fn ping(_: Call) -> Outcome {
+pub async fn ping() -> Outcome {
     let mut reply = reply::text("OK");
     let headers = reply.headers_mut();
     let facts = [
@@ -79,7 +80,7 @@ struct Component {
 }
 
 /// The same for both dialects: podman's clients read the first component, docker's the top level.
-pub async fn version(_: Call) -> Outcome {
+pub async fn version() -> Outcome {
     let kernel_version = kernel_version();
     let engine = BTreeMap::from([
         ("APIVersion", version::LIBPOD.to_owned()),
@@ -329,8 +330,8 @@ struct VersionInfo {
 const CAPABILITIES: &str = "CAP_CHOWN,CAP_DAC_OVERRIDE,CAP_FOWNER,CAP_FSETID,CAP_KILL,CAP_NET_BIND_SERVICE,\
                             CAP_SETFCAP,CAP_SETGID,CAP_SETPCAP,CAP_SETUID,CAP_SYS_CHROOT";
 
-pub async fn info(call: Call) -> Outcome {
-    let engine = call.engine();
+pub async fn info(State(context): State<Context>) -> Outcome {
+    let engine = &context.engine;
     let config = engine.config();
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let memory = host_facts::memory();
@@ -354,7 +355,7 @@ pub async fn info(call: Call) -> Outcome {
             version: String::new(),
         },
     };
-    let socket = call.context.socket.as_deref().map(text).unwrap_or_default();
+    let socket = context.socket.as_deref().map(text).unwrap_or_default();
     Ok(reply::json(&Info {
         host: HostInfo {
             arch: go_arch(),

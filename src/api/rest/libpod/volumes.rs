@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use hyper::StatusCode;
+use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::create::volume_name;
 use crate::api::error::ApiError;
-use crate::api::rest::extract::{Call, Filters};
+use crate::api::rest::extract::{Filters, Json, Path, Query};
 use crate::api::rest::filter::{self, LabelFilter, regexes, unknown};
 use crate::api::rest::{Outcome, reply, time};
 use crate::engine::Engine;
@@ -54,7 +55,7 @@ impl<'a> Volume<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct VolumeCreateOptions {
+pub struct VolumeCreateOptions {
     #[serde(rename = "Name")]
     name: String,
     #[serde(rename = "Driver")]
@@ -69,31 +70,28 @@ struct VolumeCreateOptions {
     ignore_if_exists: bool,
 }
 
-pub async fn list(call: Call) -> Outcome {
-    let filter = VolumeFilter::parse(&call.query.filters()?)?;
-    let engine = call.engine();
+pub async fn list(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filter = VolumeFilter::parse(&query.filters()?)?;
     let volumes = engine.volumes();
     let list: Vec<_> = volumes
         .iter()
-        .filter(|volume| filter.matches(volume, engine))
+        .filter(|volume| filter.matches(volume, &engine))
         .map(|volume| Volume::new(volume))
         .collect();
     Ok(reply::json(&list))
 }
 
-pub async fn create(call: Call) -> Outcome {
-    let context = call.context.clone();
-    let options: VolumeCreateOptions = call.json().await?;
+pub async fn create(State(engine): State<Engine>, Json(options): Json<VolumeCreateOptions>) -> Outcome {
     check_driver(&options.driver)?;
     if options.ignore_if_exists
-        && let Ok(volume) = context.engine.volume(&options.name)
+        && let Ok(volume) = engine.volume(&options.name)
     {
         return Ok(reply::json_with_status(StatusCode::CREATED, &Volume::new(&volume)));
     }
     let name = Some(options.name.as_str()).filter(|name| !name.is_empty()).map(volume_name).transpose()?;
     let mut labels = options.label;
     labels.extend(options.labels);
-    let volume = context.engine.create_volume(name, labels, options.options).await?;
+    let volume = engine.create_volume(name, labels, options.options).await?;
     Ok(reply::json_with_status(StatusCode::CREATED, &Volume::new(&volume)))
 }
 
@@ -104,18 +102,18 @@ pub fn check_driver(driver: &str) -> Result<(), ApiError> {
     }
 }
 
-pub async fn inspect(call: Call) -> Outcome {
-    let volume = call.engine().volume(call.path.value("name"))?;
+pub async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    let volume = engine.volume(&name)?;
     Ok(reply::json(&Volume::new(&volume)))
 }
 
-pub async fn exists(call: Call) -> Outcome {
-    call.engine().volume(call.path.value("name"))?;
+pub async fn exists(State(engine): State<Engine>, Path(name): Path<String>) -> Outcome {
+    engine.volume(&name)?;
     Ok(reply::no_content())
 }
 
-pub async fn remove(call: Call) -> Outcome {
-    call.engine().remove_volume(call.path.value("name"), call.query.flag("force")?).await?;
+pub async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
+    engine.remove_volume(&name, query.flag("force")?).await?;
     Ok(reply::no_content())
 }
 
@@ -130,8 +128,8 @@ struct PruneReport {
 }
 
 /// Unused volumes that match: someone asked for it by name of the operation.
-pub async fn prune(call: Call) -> Outcome {
-    let (removed, failed) = prune_matching(&call).await?;
+pub async fn prune(State(engine): State<Engine>, query: Query) -> Outcome {
+    let (removed, failed) = prune_matching(&engine, &query).await?;
     let removed = removed.into_iter().map(|id| PruneReport { id, error: None, size: 0 });
     let failed = failed.into_iter().map(|(id, error)| PruneReport { id, error: Some(error), size: 0 });
     Ok(reply::json(&removed.chain(failed).collect::<Vec<_>>()))
@@ -139,9 +137,8 @@ pub async fn prune(call: Call) -> Outcome {
 
 type Failed = Vec<(String, String)>;
 
-pub async fn prune_matching(call: &Call) -> Result<(Vec<String>, Failed), ApiError> {
-    let filter = VolumeFilter::parse(&call.query.filters()?)?;
-    let engine = call.engine();
+pub async fn prune_matching(engine: &Engine, query: &Query) -> Result<(Vec<String>, Failed), ApiError> {
+    let filter = VolumeFilter::parse(&query.filters()?)?;
     let (mut removed, mut failed) = (Vec::new(), Vec::new());
     for volume in engine.volumes().into_iter().filter(|volume| filter.matches(volume, engine)) {
         match engine.remove_volume(volume.name.as_str(), false).await {
