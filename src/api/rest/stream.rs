@@ -8,11 +8,10 @@ use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
 use axum::http::{Response, StatusCode};
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -42,13 +41,22 @@ pub fn reply(
 
 /// Where a long operation writes its JSON records.
 #[derive(Clone)]
-pub struct Records(mpsc::UnboundedSender<Bytes>);
+pub struct Records(mpsc::UnboundedSender<Option<Bytes>>);
 
 impl Records {
     /// Each record goes out in one write: old clients read one record per read.
     pub fn send<T: Serialize>(&self, record: &T) {
         // Nobody listens any more: the work itself is about to be dropped, too.
-        let _ = self.0.send(json::encode(record).into());
+        let _ = self.0.send(Some(json::encode(record).into()));
+    }
+}
+
+/// Ends the records with the work, whoever still holds a [`Records`]: the engine keeps those of a pull.
+struct End(Records);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = self.0.0.send(None);
     }
 }
 
@@ -59,9 +67,15 @@ where
     Fut: Future<Output = ()> + Send + 'static,
 {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let task = AbortOnDropHandle::new(tokio::spawn(work(Records(sender))));
-    let records = UnboundedReceiverStream::new(receiver).inspect(move |_| {
-        let _keep = &task;
+    let end = End(Records(sender));
+    let work = work(end.0.clone());
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let _end = end;
+        work.await;
+    }));
+    let records = stream::unfold((receiver, task), |(mut receiver, task)| async {
+        let record = receiver.recv().await??;
+        Some((record, (receiver, task)))
     });
     reply(super::reply::JSON, records, closing)
 }
@@ -221,6 +235,19 @@ mod tests {
         let head = hijack_head(&request);
         assert!(head.starts_with("HTTP/1.1 101 UPGRADED\r\n"));
         assert!(head.contains("\r\nUpgrade: tcp\r\n") && head.ends_with("\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn records_end_with_the_work_although_somebody_keeps_their_sender() {
+        let mut kept = None;
+        let reply = records(&CancellationToken::new(), |records| {
+            kept = Some(records.clone());
+            async move { records.send(&1) }
+        });
+        let body = axum::body::to_bytes(reply.into_body(), 100);
+        let body = tokio::time::timeout(std::time::Duration::from_secs(10), body).await;
+        assert_eq!(body.expect("the reply ends").unwrap(), "1\n");
+        assert!(kept.is_some());
     }
 
     #[test]
