@@ -14,7 +14,7 @@ use super::desired::{
     DesiredContainer, DesiredPod, DesiredVolume, HostPathKind, Location, MountPropagation, ObjectName,
     ObjectRef, PodRestartPolicy, VolumeMount,
 };
-use super::manifest::{emit, names, render};
+use super::manifest::{names, render, write::yaml};
 use crate::engine::Engine;
 use crate::engine::container::ContainerRecord;
 use crate::engine::container::spec::{
@@ -108,7 +108,7 @@ fn write(pods: &[Readback], service: bool) -> String {
         }
     }
     documents.extend(services);
-    text + &emit::emit(&documents)
+    text + &yaml(&documents)
 }
 
 /// A Service in front of the pod's published ports, as podman's `--service` makes it. A pod without

@@ -177,3 +177,28 @@ fn any_name_becomes_one_that_kubernetes_takes() {
     assert!(names::is_dns_label(&kubernetes_name(&"é".repeat(90))));
     assert!(names::is_dns_label(&kubernetes_name(&format!("{}-b", "a".repeat(62)))));
 }
+
+/// What the pods in `text` become when they are written and played again; at most one warning-free load.
+fn plays_again(pod: &DesiredPod) {
+    let text = write(&[Readback { pod: pod.clone(), lost: Vec::new() }], false);
+    let again = loaded(&text);
+    assert_eq!(again.warnings, [], "{text}");
+    assert_eq!(again.pods.len(), 1, "{text}");
+    assert_eq!(again.pods[0].hash, pod.hash, "{text}");
+    assert_eq!(again.pods[0].name, pod.name, "{text}");
+}
+
+#[test]
+fn every_example_is_the_same_when_generated() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/manifests");
+    let desired = desired_from(&[crate::reconcile::manifest::read_directory(&directory)], &context());
+    let mut pods = 0;
+    for (name, stack) in desired.stacks {
+        let DesiredStack::Loaded(objects) = stack else { panic!("{name} is held") };
+        for pod in objects.pods {
+            plays_again(&pod);
+            pods += 1;
+        }
+    }
+    assert!(pods >= 7, "{pods}");
+}

@@ -9,6 +9,7 @@ use super::convert::{self, Converted, HostPorts, Library, Scope, Workload, check
 use super::fields::{Class, LIST, TOP_KINDS, TopKind};
 use super::problem::Problems;
 use super::tree::{Mark, Node, Value, parse};
+use super::typed::check_typed;
 use super::{Context, SourceFiles, names, render};
 use crate::reconcile::claim::{Claim, pod_claims, service_claims};
 use crate::reconcile::desired::{
@@ -39,6 +40,11 @@ pub fn desired_from(sources: &[SourceFiles], context: &Context) -> DesiredState 
         let scope =
             Scope { source: object.source(), namespace: &object.name.namespace, library: &library, context };
         let (converted, host_ports) = object.convert(&scope, &mut problems);
+        // Last, because the other checks have words of our own.
+        let told = object.broken || object.node.text("apiVersion") != Some(object.kind.api_version);
+        if !told && problems.errors.is_empty() {
+            check_typed(object.node, object.kind, &mut problems);
+        }
         let stack = stacks.entry(object.stack.clone()).or_default();
         stack.take(problems);
         if !doubled.contains(&index) {

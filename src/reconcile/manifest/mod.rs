@@ -8,7 +8,6 @@
 mod assemble;
 mod check;
 mod convert;
-pub(super) mod emit;
 mod fields;
 mod load;
 pub(super) mod names;
@@ -17,6 +16,8 @@ mod quantity;
 pub(super) mod render;
 pub mod support;
 mod tree;
+mod typed;
+pub(super) mod write;
 
 #[cfg(test)]
 mod tests;

@@ -259,7 +259,7 @@ impl Builder {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let tag = tag.as_ref().map(|tag| tag.to_string());
-                if self.is_merge_key(&text, style) {
+                if tag.is_none() && self.is_merge_key(&text, style) {
                     return self.take_key("<<".into(), at, true);
                 }
                 let value = scalar(&text, style, tag.as_deref(), at)?;

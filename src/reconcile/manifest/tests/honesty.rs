@@ -3,9 +3,9 @@
 use serde_json::Value as Json;
 
 use super::*;
-use crate::reconcile::manifest::emit::emit;
 use crate::reconcile::manifest::fields::{Class, Kind, OBJECT_META, POD, Shape, TOP_KINDS};
 use crate::reconcile::manifest::tree::{self, Node, Value};
+use crate::reconcile::manifest::write::yaml;
 
 const FULL: &str = include_str!("../full.yaml");
 
@@ -63,7 +63,7 @@ fn without(document: &Json, pointer: &str) -> Json {
 
 /// The pod as far as it matters, or `None` if it is refused.
 fn outcome(documents: &[Json]) -> Option<DesiredPod> {
-    match stack(&desired(&[("web.yaml", &emit(documents))]), "web") {
+    match stack(&desired(&[("web.yaml", &yaml(documents))]), "web") {
         DesiredStack::Loaded(objects) => Some(objects.pods[0].clone()),
         DesiredStack::Held { .. } => None,
     }
