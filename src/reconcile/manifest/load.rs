@@ -341,6 +341,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_we_may_not_read_is_an_error_of_its_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(dir.path().join("good.yaml"), "fine").unwrap();
+        fs::write(dir.path().join("closed.yaml"), "secret").unwrap();
+        fs::create_dir(dir.path().join("shop")).unwrap();
+        allow(dir.path(), 0o755);
+        allow(&dir.path().join("good.yaml"), 0o644);
+        allow(&dir.path().join("closed.yaml"), 0);
+        allow(&dir.path().join("shop"), 0);
+        let path = dir.path().to_owned();
+        // Root may read everything. This is a matter of the thread, which ends.
+        let found = std::thread::spawn(move || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            read_directory(&path)
+        })
+        .join()
+        .unwrap();
+        assert_eq!(content(&found, "good.yaml"), "fine");
+        for (name, want) in [
+            ("closed.yaml", "can not be read: Permission denied"),
+            ("shop", "can not be opened: Permission denied"),
+        ] {
+            assert_eq!(found.files[Path::new(name)].as_ref().unwrap_err(), want);
+        }
+    }
+
+    #[test]
     fn a_swapped_symlink_is_read_from_one_side_only() {
         let dir = tempfile::tempdir().unwrap();
         for (tree, text) in [("one", "old"), ("two", "new")] {

@@ -416,6 +416,7 @@ fn a_mistake_is_told_with_its_place() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+mod again;
 mod honesty;
 mod hostile;
 mod stacks;

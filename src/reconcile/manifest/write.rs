@@ -6,13 +6,22 @@ use serde_yaml::{Mapping, Value};
 
 use super::tree;
 
+/// Line breaks to some readers only, or turned into another by them: in double quotes they are escaped.
+const BREAKS: [char; 4] = ['\r', '\u{85}', '\u{2028}', '\u{2029}'];
+
+/// Can be written in double quotes only.
+const BELL: char = '\u{7}';
+const BELL_ESCAPED: &str = "\\a";
+
 /// Documents, each after a `---`.
 pub fn yaml(documents: &[Json]) -> String {
     // serde_yaml can not be told to quote, and has no tag `!!str` either. So a text that needs quotes is
     // written with a mark that brings them about, and the mark is taken out again.
     let unmarked = write(documents, "");
     let mark = (0..).map(|n| format!("@{n}@")).find(|mark| !unmarked.contains(mark)).unwrap_or_default();
-    write(documents, &mark).replace(&format!("'{mark}"), "'")
+    write(documents, &mark)
+        .replace(&format!("'{mark}"), "'")
+        .replace(&format!("\"{BELL_ESCAPED}{mark}"), "\"")
 }
 
 fn write(documents: &[Json], mark: &str) -> String {
@@ -40,6 +49,9 @@ fn value(json: &Json, mark: &str) -> Value {
 }
 
 fn text(words: &str, mark: &str) -> Value {
+    if words.contains(BREAKS) {
+        return format!("{BELL}{mark}{words}").into();
+    }
     let ambiguous = !tree::is_plain_text(words) || words == "<<" || words == "=" || is_date_or_base_60(words);
     // Most are in quotes already.
     if ambiguous && serde_yaml::to_string(words).is_ok_and(|written| written.trim_end() == words) {
@@ -156,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn line_breaks_of_some_readers_are_escaped() {
+        for (text, want) in [
+            ("a\r\nb\n", "\"a\\r\\nb\\n\""),
+            ("\r", "\"\\r\""),
+            ("a\u{85}b", "\"a\\Nb\""),
+            (" \u{2028} ", "\" \\L \""),
+            ("a\n\u{2029}b", "\"a\\n\\Pb\""),
+            ("\u{7}@0@\r", "\"\\a@0@\\r\""),
+        ] {
+            assert_eq!(yaml(&[json!(text)]), format!("---\n{want}\n"));
+            comes_back(&json!({ "k": text, "l": [text], text: "v" }));
+        }
+    }
+
+    #[test]
     fn a_text_like_the_mark_is_kept() {
         for text in ["@0@yes", "'@0@", "@0@", "@1@ '@0@no'"] {
             comes_back(&json!({ "k": text, "l": "yes", text: "no" }));
@@ -175,8 +202,13 @@ mod tests {
     }
 
     fn value() -> impl Strategy<Value = Json> {
-        let text =
-            prop_oneof!["[ -~]{0,12}", "\\PC{0,8}", "([a-z:# ]{0,6}\n){0,4}[a-z]{0,4}", any::<String>()];
+        let text = prop_oneof![
+            "[ -~]{0,12}",
+            "\\PC{0,8}",
+            "[a \n\r\t\u{7}\u{85}\u{2028}\u{2029}\u{feff}]{0,6}",
+            "([a-z:# ]{0,6}\n){0,4}[a-z]{0,4}",
+            any::<String>()
+        ];
         let leaf =
             prop_oneof![Just(json!(true)), any::<i32>().prop_map(|n| json!(n)), text.prop_map(|t| json!(t))];
         leaf.prop_recursive(4, 40, 5, |inner| {

@@ -5,9 +5,8 @@ use serde_json::Value as Json;
 use super::*;
 use crate::reconcile::manifest::fields::{Class, Kind, OBJECT_META, POD, Shape, TOP_KINDS};
 use crate::reconcile::manifest::tree::{self, Node, Value};
-use crate::reconcile::manifest::write::yaml;
 
-const FULL: &str = include_str!("../full.yaml");
+pub const FULL: &str = include_str!("../full.yaml");
 
 /// Said in `full.yaml` and the same as not said, so that leaving it out shows nothing.
 const SAME_AS_DEFAULT: &[&str] = &[
@@ -22,7 +21,7 @@ const SAME_AS_DEFAULT: &[&str] = &[
     "optional",
 ];
 
-fn json(node: &Node) -> Json {
+pub fn json(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Boolean(flag) => Json::Bool(*flag),
@@ -35,7 +34,7 @@ fn json(node: &Node) -> Json {
 }
 
 /// Every honoured field below `node`, as pointer and as readable path.
-fn honoured(node: &Node, shape: &Shape, pointer: &str, found: &mut Vec<String>) {
+pub fn honoured(node: &Node, shape: &Shape, pointer: &str, found: &mut Vec<String>) {
     for entry in node.entries() {
         let field = shape.field(&entry.key).unwrap_or_else(|| panic!("{pointer}/{}", entry.key));
         let pointer = format!("{pointer}/{}", entry.key);
@@ -54,16 +53,21 @@ fn honoured(node: &Node, shape: &Shape, pointer: &str, found: &mut Vec<String>) 
     }
 }
 
-fn without(document: &Json, pointer: &str) -> Json {
+pub fn without(document: &Json, pointer: &str) -> Json {
     let mut changed = document.clone();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     changed.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
     changed
 }
 
+/// As JSON, which is YAML too: so our own writer has no part in what is read.
+pub fn as_text(documents: &[Json]) -> String {
+    documents.iter().map(|document| format!("---\n{document}\n")).collect()
+}
+
 /// The pod as far as it matters, or `None` if it is refused.
-fn outcome(documents: &[Json]) -> Option<DesiredPod> {
-    match stack(&desired(&[("web.yaml", &yaml(documents))]), "web") {
+pub fn outcome(documents: &[Json]) -> Option<DesiredPod> {
+    match stack(&desired(&[("web.yaml", &as_text(documents))]), "web") {
         DesiredStack::Loaded(objects) => Some(objects.pods[0].clone()),
         DesiredStack::Held { .. } => None,
     }
