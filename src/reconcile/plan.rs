@@ -182,7 +182,8 @@ impl<'a> Scene<'a> {
                     // more likely not mounted.
                     if let (SourceName::Directory(path), false, true) = (source, wants, has) {
                         let cause = format!(
-                            "{} is suddenly empty; leave an empty .yaml file there to remove what came from it",
+                            "{} is suddenly empty; what came from it is removed once a file there says \
+                             {{apiVersion: v1, kind: List, items: []}}",
                             path.display()
                         );
                         held_sources.insert(source, cause);

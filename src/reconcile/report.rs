@@ -7,7 +7,8 @@ use crate::reconcile::action::{Action, Gate, Hold, HoldCause, HoldSubject, Plann
 use crate::reconcile::desired::{
     DesiredPod, DesiredStack, ObjectName, SourceHealth, SourceName, StackName, StackObjects,
 };
-use crate::reconcile::services::{AddressedService, Endpoint, virtual_services};
+use crate::reconcile::records::service_key;
+use crate::reconcile::services::AddressedService;
 use crate::reconcile::status::{
     Condition, ConditionKind, ContainerRole, ContainerStateStatus, ContainerStatus, PodPhase, PodStatus,
     ServiceStatus, SourceStatus, StackState, StackStatus, StatusReport,
@@ -18,7 +19,7 @@ use crate::reconcile::{Inner, Picture};
 pub fn status(inner: &Inner) -> StatusReport {
     let picture = inner.picture().clone();
     let reports = inner.site.reports.all();
-    let services = services(inner, &reports);
+    let services = services(inner);
     let mut stacks: BTreeMap<StackName, StackStatus> = BTreeMap::new();
     for (name, stack) in &picture.desired.stacks {
         let status = entry(&mut stacks, name);
@@ -212,35 +213,27 @@ fn pending(pod: &DesiredPod, planned: Option<&PlannedAction>, notes: Vec<String>
     }
 }
 
-fn services(
-    inner: &Inner,
-    reports: &BTreeMap<ObjectName, Arc<PodReport>>,
-) -> Vec<(StackName, ServiceStatus)> {
-    let endpoints: Vec<Endpoint> = reports
-        .values()
-        .filter(|report| !report.leaving)
-        .filter_map(|report| {
-            Some(Endpoint { pod: &report.note.pod, address: report.address?, ready: report.ready })
-        })
-        .collect();
+fn services(inner: &Inner) -> Vec<(StackName, ServiceStatus)> {
     let addressed: BTreeMap<ObjectName, AddressedService> = inner.site.services.all();
+    let in_force = inner.site.services.in_force();
     inner
         .services()
         .iter()
         .map(|(name, note)| {
-            let known = addressed.get(name);
-            let in_force = known.into_iter().flat_map(|known| {
-                virtual_services(std::slice::from_ref(known), &endpoints).into_iter().next()
-            });
+            let key = service_key(name);
             let ports = note.service.ports.iter().map(|port| match port.node_port {
                 Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol.as_str()),
                 None => format!("{}/{}", port.port, port.protocol.as_str()),
             });
             let status = ServiceStatus {
                 service: name.clone(),
-                address: known.and_then(|known| known.address),
+                address: addressed.get(name).and_then(|known| known.address),
                 ports: ports.collect(),
-                endpoints: in_force.flat_map(|service| service.endpoints).collect(),
+                endpoints: in_force
+                    .iter()
+                    .filter(|service| service.name == key)
+                    .flat_map(|service| service.endpoints.iter().copied())
+                    .collect(),
             };
             (note.stack.clone(), status)
         })

@@ -33,8 +33,10 @@ pub struct Endpoint<'a> {
 #[derive(Default)]
 pub struct Services {
     known: Mutex<BTreeMap<ObjectName, AddressedService>>,
-    /// What was applied last; also keeps two from applying at once.
-    applied: tokio::sync::Mutex<Option<Vec<VirtualService>>>,
+    /// Keeps two from applying at once.
+    applying: tokio::sync::Mutex<()>,
+    /// What is in force; `None` while that is not known.
+    applied: Mutex<Option<Vec<VirtualService>>>,
 }
 
 impl Services {
@@ -50,9 +52,14 @@ impl Services {
         self.lock().clone()
     }
 
+    /// What was applied last.
+    pub fn in_force(&self) -> Vec<VirtualService> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
     /// Makes the engine's Services what the pods' reports call for. Unchanged: nothing is done.
     pub async fn sync(&self, site: &Site) {
-        let mut applied = self.applied.lock().await;
+        let _applying = self.applying.lock().await;
         let reports = site.reports.all();
         let endpoints: Vec<Endpoint> = reports
             .values()
@@ -64,17 +71,22 @@ impl Services {
             .collect();
         let services: Vec<AddressedService> = self.all().into_values().collect();
         let wanted = virtual_services(&services, &endpoints);
-        if applied.as_ref() == Some(&wanted) || (applied.is_none() && wanted.is_empty()) {
+        let known = || self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged = match &*known() {
+            Some(applied) => *applied == wanted,
+            None => wanted.is_empty(),
+        };
+        if unchanged {
             return;
         }
-        match site.engine.apply_services(wanted.clone()).await {
-            Ok(()) => *applied = Some(wanted),
+        let applied = site.engine.apply_services(wanted.clone()).await;
+        *known() = match applied {
+            Ok(()) => Some(wanted),
             Err(error) => {
                 tracing::error!("apply Services: {}", error.chain());
-                // Whatever is in force now, it is not what was applied last.
-                *applied = None;
+                None
             }
-        }
+        };
         site.passed();
     }
 

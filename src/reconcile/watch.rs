@@ -2,27 +2,24 @@
 //!
 //! Watched are the directory, its subdirectories, and the parent of every component of its path, links
 //! followed: so that a link that is swapped (git-sync), a directory that is moved away and one that
-//! comes back are all noticed. Only what changes something wakes us: unlike a general watching library,
-//! which is told of every open and read of ours too, inotify itself is asked for just those events.
-//! Every minute a walk that costs only stat calls catches what no event tells (a file system mounted over
-//! it, a network file system, a lost event).
+//! comes back are all noticed. Each is watched by itself and anew after every change: `notify` gives a
+//! watch up with the directory it was set on. It also tells of every open, ours too: only what changes
+//! something counts. Every minute a walk that costs only stat calls catches what no event tells (a file
+//! system mounted over it or unmounted, a network file system, a lost event).
 //!
-//! Tasks: one.
+//! Tasks: one, and the thread of `notify`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Editors and deployment tools write in several steps: a burst is over after this silence.
@@ -108,97 +105,162 @@ enum Interested {
     Names(BTreeSet<OsString>),
 }
 
+impl Interested {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Everything, _) | (_, Self::Everything) => Self::Everything,
+            (Self::Names(mut known), Self::Names(more)) => {
+                known.extend(more);
+                Self::Names(known)
+            }
+        }
+    }
+}
+
+/// Device and inode: what a watch is on, whatever its path.
+type Inode = (u64, u64);
+
 struct Eyes {
     directory: PathBuf,
-    inotify: AsyncFd<OwnedFd>,
-    watched: BTreeMap<i32, Interested>,
+    watcher: RecommendedWatcher,
+    scope: Arc<Mutex<Scope>>,
+    changed: mpsc::Receiver<PathBuf>,
+    watched: BTreeMap<PathBuf, Inode>,
+    /// Said once, not every minute.
+    told_limit: bool,
 }
 
 impl Eyes {
-    #[expect(
-        deprecated,
-        reason = "unsound for types that lie about their descriptor; its successor is unsafe"
-    )]
-    fn open(directory: &Path) -> Result<Self, std::io::Error> {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let inotify = AsyncFd::new(inotify)?;
-        let mut eyes = Self { directory: directory.to_owned(), inotify, watched: BTreeMap::new() };
+    fn open(directory: &Path) -> notify::Result<Self> {
+        let scope = Arc::new(Mutex::new(Scope::default()));
+        let (noticed, changed) = mpsc::channel(16);
+        let filter = scope.clone();
+        let fallback = directory.to_owned();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let path = match event {
+                Ok(event) if event.need_rescan() => Some(fallback.clone()),
+                Ok(event) => filter.lock().unwrap_or_else(PoisonError::into_inner).touched(&event),
+                // What was lost with the error is not known.
+                Err(_) => Some(fallback.clone()),
+            };
+            if let Some(path) = path {
+                // Full: that there is a change is known already.
+                let _ = noticed.try_send(path);
+            }
+        })?;
+        let mut eyes = Self {
+            directory: directory.to_owned(),
+            watcher,
+            scope,
+            changed,
+            watched: BTreeMap::new(),
+            told_limit: false,
+        };
         eyes.arm();
         Ok(eyes)
     }
 
-    /// Returns when something of interest has happened.
-    async fn change(&mut self) {
-        loop {
-            let Ok(mut ready) = self.inotify.readable().await else { return std::future::pending().await };
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut reader = inotify::Reader::new(ready.get_inner(), &mut buffer);
-            let mut changed = false;
-            loop {
-                match reader.next() {
-                    Ok(event) => {
-                        let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-                        changed |= self.is_of_interest(event.wd(), event.events(), name);
-                    }
-                    Err(Errno::AGAIN) => {
-                        ready.clear_ready();
-                        break;
-                    }
-                    Err(_) => return,
-                }
-            }
-            if changed {
-                return;
-            }
-        }
-    }
-
-    fn is_of_interest(&self, wd: i32, events: ReadFlags, name: Option<&OsStr>) -> bool {
-        if events.intersects(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
-            return true;
-        }
-        if events.contains(ReadFlags::IGNORED) {
-            return false;
-        }
-        match (self.watched.get(&wd), name) {
-            (None, _) => false,
-            (Some(Interested::Everything), _) | (Some(Interested::Names(_)), None) => true,
-            (Some(Interested::Names(names)), Some(name)) => names.contains(name),
+    /// Returns what has changed, as soon as something of interest has.
+    async fn change(&mut self) -> PathBuf {
+        match self.changed.recv().await {
+            Some(path) => path,
+            None => std::future::pending().await,
         }
     }
 
     /// Watches what there is to watch now, and nothing that was only on the old way.
     fn arm(&mut self) {
-        let changes = WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF;
-        let contents = changes | WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB;
-        let mut watched: BTreeMap<i32, Interested> = BTreeMap::new();
+        // One watch per inode: two paths of one directory would share a watch, and end it for each other.
+        let mut wanted: BTreeMap<Inode, (PathBuf, Interested)> = BTreeMap::new();
         for (path, interested) in places(&self.directory) {
-            let mask = match interested {
-                Interested::Everything => contents,
-                Interested::Names(_) => changes,
-            };
-            let mask = mask | WatchFlags::ONLYDIR | WatchFlags::MASK_ADD;
             // What vanished meanwhile is noticed by the watch on its parent.
-            let Ok(wd) = inotify::add_watch(self.inotify.get_ref(), &path, mask) else { continue };
-            let interested = match (watched.remove(&wd), interested) {
-                (None, interested) => interested,
-                (Some(Interested::Everything), _) | (_, Interested::Everything) => Interested::Everything,
-                (Some(Interested::Names(mut known)), Interested::Names(more)) => {
-                    known.extend(more);
-                    Interested::Names(known)
-                }
+            let Ok(path) = fs::canonicalize(path) else { continue };
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            if !metadata.is_dir() {
+                continue;
+            }
+            let inode = (metadata.dev(), metadata.ino());
+            let place = match wanted.remove(&inode) {
+                Some((path, known)) => (path, known.and(interested)),
+                None => (path, interested),
             };
-            watched.insert(wd, interested);
+            wanted.insert(inode, place);
         }
-        for wd in self.watched.keys().filter(|wd| !watched.contains_key(wd)) {
-            let _ = inotify::remove_watch(self.inotify.get_ref(), *wd);
+        *self.scope.lock().unwrap_or_else(PoisonError::into_inner) = Scope::of(wanted.values());
+        let wanted: BTreeMap<PathBuf, Inode> =
+            wanted.into_iter().map(|(inode, (path, _))| (path, inode)).collect();
+        for (path, inode) in &self.watched {
+            if wanted.get(path) != Some(inode) {
+                // An error: it went with its directory.
+                let _ = self.watcher.unwatch(path);
+            }
         }
-        self.watched = watched;
+        for path in wanted.keys() {
+            // Those that are known too: a directory that went and came back may have its inode again,
+            // but not its watch.
+            self.watch(path);
+        }
+        self.watched = wanted;
+    }
+
+    fn watch(&mut self, path: &Path) {
+        let Err(error) = self.watcher.watch(path, RecursiveMode::NonRecursive) else { return };
+        match error.kind {
+            notify::ErrorKind::MaxFilesWatch if !self.told_limit => {
+                self.told_limit = true;
+                tracing::warn!(
+                    "watch {}: fs.inotify.max_user_watches is reached; looking every {} s instead",
+                    path.display(),
+                    RESCAN.as_secs()
+                );
+            }
+            // It vanished just now, which its parent's watch tells.
+            _ => tracing::debug!("watch {}: {error}", path.display()),
+        }
+    }
+}
+
+/// Which events count.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Scope {
+    /// Everything in them counts.
+    contents: BTreeSet<PathBuf>,
+    /// That they come and go counts, not what happens in them.
+    entries: BTreeSet<PathBuf>,
+}
+
+impl Scope {
+    fn of<'a>(places: impl Iterator<Item = &'a (PathBuf, Interested)>) -> Self {
+        let mut scope = Self::default();
+        for (path, interested) in places {
+            scope.entries.insert(path.clone());
+            match interested {
+                Interested::Everything => {
+                    scope.contents.insert(path.clone());
+                }
+                Interested::Names(names) => {
+                    scope.entries.extend(names.iter().map(|name| path.join(name)));
+                }
+            }
+        }
+        scope
+    }
+
+    /// The path that makes an event one of interest.
+    fn touched(&self, event: &Event) -> Option<PathBuf> {
+        let comes_or_goes = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+            EventKind::Access(_) => return None,
+            EventKind::Modify(ModifyKind::Name(_)) => true,
+            EventKind::Modify(_) => false,
+            EventKind::Create(_) | EventKind::Remove(_) | EventKind::Any | EventKind::Other => true,
+        };
+        let counts = |path: &Path| {
+            self.contents.contains(path)
+                || path.parent().is_some_and(|parent| self.contents.contains(parent))
+                || (comes_or_goes && self.entries.contains(path))
+        };
+        event.paths.iter().find(|path| counts(path)).cloned()
     }
 }
 
@@ -352,16 +414,64 @@ mod tests {
     #[tokio::test]
     async fn reading_and_strangers_are_not_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let manifests = dir.path().join("manifests");
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let manifests = root.join("manifests");
         fs::create_dir(&manifests).unwrap();
         fs::write(manifests.join("a.yaml"), "1").unwrap();
         let mut eyes = Eyes::open(&manifests).unwrap();
         fs::read(manifests.join("a.yaml")).unwrap();
         fs::read_dir(&manifests).unwrap().count();
-        fs::write(dir.path().join("stranger"), "1").unwrap();
-        let noticed = tokio::time::timeout(Duration::from_millis(1), eyes.change()).await;
-        assert!(noticed.is_err(), "nothing of interest happened");
-        fs::write(manifests.join("a.yaml"), "2").unwrap();
-        tokio::time::timeout(Duration::from_secs(20), eyes.change()).await.expect("a write is noticed");
+        fs::write(root.join("stranger"), "1").unwrap();
+        eyes.arm();
+        // Events come in order: what is told first is the first that counted.
+        fs::write(manifests.join("b.yaml"), "2").unwrap();
+        let first = tokio::time::timeout(Duration::from_secs(20), eyes.change()).await;
+        assert_eq!(first.expect("a write is noticed"), manifests.join("b.yaml"));
+    }
+
+    #[tokio::test]
+    async fn a_directory_with_two_names_stays_watched_when_one_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        symlink("real", root.join("alias")).unwrap();
+        let (_watch, mut generation) = watching(&root).await;
+        fs::remove_file(root.join("alias")).unwrap();
+        bumped(&mut generation).await;
+        fs::write(root.join("real/a.yaml"), "1").unwrap();
+        bumped(&mut generation).await;
+    }
+
+    #[test]
+    fn what_counts_depends_on_the_place_and_on_what_happened() {
+        use notify::event::{CreateKind, DataChange, MetadataKind, RemoveKind, RenameMode};
+        let names = |name: &str| Interested::Names([OsString::from(name)].into());
+        let places =
+            [("/".into(), names("etc")), ("/etc".into(), names("m")), ("/etc/m".into(), Interested::Everything)];
+        let scope = Scope::of(places.iter());
+        let write = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let attributes = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::From));
+        let create = EventKind::Create(CreateKind::File);
+        let remove = EventKind::Remove(RemoveKind::Folder);
+        for (kind, path, counts) in [
+            (EventKind::Access(AccessKind::Open(AccessMode::Any)), "/etc/m/a.yaml", false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Read)), "/etc/m/a.yaml", false),
+            (write, "/etc/m/a.yaml", true),
+            (data, "/etc/m/a.yaml", true),
+            (attributes, "/etc/m/a.yaml", true),
+            (create, "/etc/m/a.yaml", true),
+            (renamed, "/etc/m", true),
+            (remove, "/etc/m", true),
+            (remove, "/etc", true),
+            (attributes, "/etc", false),
+            (create, "/etc/hosts", false),
+            (write, "/etc/hosts", false),
+            (create, "/vmlinuz", false),
+        ] {
+            let event = Event::new(kind).add_path(path.into());
+            assert_eq!(scope.touched(&event).is_some(), counts, "{kind:?} {path}");
+        }
     }
 }

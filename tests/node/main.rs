@@ -4,7 +4,9 @@
 mod support;
 
 mod clients;
+mod crash;
 mod launcher;
 mod lifecycle;
+mod reconcile;
 mod rest;
 mod streams;
