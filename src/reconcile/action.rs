@@ -122,6 +122,8 @@ pub enum Drift {
     },
     /// The pod carries our labels, but what it was made from is not on record.
     RecordLost,
+    /// Someone wants again what was being removed; what is left of it does not run on.
+    Leaving,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,6 +351,7 @@ impl fmt::Display for Drift {
             Self::Orphaned { cause } => writeln!(f, "      {cause}"),
             Self::Moved { from } => writeln!(f, "      moved here from stack {from}"),
             Self::RecordLost => writeln!(f, "      what it was made from is not on record"),
+            Self::Leaving => writeln!(f, "      its removal has begun"),
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct ActualPod {
     /// Image id of each container that exists.
     pub images: BTreeMap<String, String>,
     pub ready: bool,
+    /// Its removal has begun and did not end.
+    pub leaving: bool,
 }
 
 /// What our own hands are doing with a pod.

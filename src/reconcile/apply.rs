@@ -279,6 +279,7 @@ async fn update_pod(
         pod: Arc::new(wanted.clone()),
         hashes,
         start: report.note.start,
+        leaving: report.note.leaving,
     });
     note.write(&inner.site.engine).await?;
     inner.site.passed();
@@ -289,6 +290,12 @@ async fn update_pod(
 fn hash_of(inner: &Inner, container: &crate::reconcile::desired::DesiredContainer) -> String {
     let image = inner.site.engine.image(&container.spec.image);
     container_hash(container, image.as_ref().map_or("", |image| image.id.as_str()))
+}
+
+/// Goes on with the removal of a pod in which an earlier daemon was interrupted.
+pub fn resume_removal(inner: &Arc<Inner>, pod: ObjectName, id: PodId) {
+    tracing::info!(pod.name = %pod, "its removal goes on");
+    spawn_remove(inner, pod, id, watch::Sender::new(Departure::Pending));
 }
 
 fn spawn_remove(inner: &Arc<Inner>, pod: ObjectName, id: PodId, departure: watch::Sender<Departure>) {
@@ -381,7 +388,7 @@ async fn create_pod(inner: &Arc<Inner>, stack: StackName, wanted: DesiredPod) ->
     }
     let source = serde_json::to_string(&stack).expect("a stack's name is plain data");
     sandbox.annotations.insert(label::STACK.to_owned(), source);
-    let note = Arc::new(PodNote { uid, stack, pod: Arc::new(wanted), hashes, start });
+    let note = Arc::new(PodNote { uid, stack, pod: Arc::new(wanted), hashes, start, leaving: false });
     note.write(&inner.site.engine).await?;
     inner.site.passed();
     let created = inner.site.engine.create_pod(sandbox).await;

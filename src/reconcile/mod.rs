@@ -411,9 +411,12 @@ impl Inner {
                 tracing::warn!(pod.name = %pod.spec.name, "nothing says what this pod was made from");
                 continue;
             };
-            let name = note.pod.name.clone();
+            let (name, leaving) = (note.pod.name.clone(), note.leaving);
             let worker = WorkerHandle::spawn(self.site.clone(), pod.id.clone(), Arc::new(note));
-            self.workers().insert(name, Arc::new(worker));
+            self.workers().insert(name.clone(), Arc::new(worker));
+            if leaving {
+                apply::resume_removal(self, name, pod.id.clone());
+            }
         }
         for uid in notes.into_keys() {
             PodNote::remove(engine, &uid).await?;

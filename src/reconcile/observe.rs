@@ -54,6 +54,7 @@ pub fn observe_actual(engine: &Engine, desired: &DesiredState, memory: &Memory<'
             applied: note.as_ref().map(|note| note.pod.clone()),
             images: note.as_deref().map(|note| images_of(engine, &pod, note)).unwrap_or_default(),
             ready: report.is_some_and(|report| report.ready),
+            leaving: report.is_some_and(|report| report.leaving),
         };
         actual.pods.insert(name, found);
     }

@@ -396,6 +396,9 @@ impl<'a> Scene<'a> {
             return Some(Action::CreatePod { pod: name, drift: Drift::Missing, after: Vec::new() });
         };
         let id = actual.id.clone();
+        if actual.leaving {
+            return Some(Action::ReplacePod { pod: name, id, drift: Drift::Leaving, after: Vec::new() });
+        }
         let Some(applied) = &actual.applied else {
             return Some(Action::ReplacePod { pod: name, id, drift: Drift::RecordLost, after: Vec::new() });
         };

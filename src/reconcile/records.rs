@@ -55,6 +55,9 @@ pub struct PodNote {
     pub hashes: BTreeMap<String, String>,
     /// `false`: created, not to be started (`kube play --start=false`).
     pub start: bool,
+    /// Its removal has begun. Noted before anything of it stops: a daemon that comes after a crash would
+    /// start that again.
+    pub leaving: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -106,6 +106,9 @@ fn establish(fact: &str, world: &mut World, wanted: &mut DesiredState) {
         ["pod", name, "without", "record"] => {
             world.actual.pods.get_mut(&object(name)).expect("the pod was applied").applied = None;
         }
+        ["pod", name, "leaving"] => {
+            world.actual.pods.get_mut(&object(name)).expect("the pod was applied").leaving = true;
+        }
         ["source", "held", ..] => {
             let cause = words[2..].join(" ");
             wanted.sources.insert(directory(), SourceHealth::Held { cause });

@@ -47,6 +47,7 @@ struct SceneSketch {
     foreign_ports: BTreeSet<usize>,
     unready: BTreeSet<usize>,
     lost: BTreeSet<usize>,
+    leaving: BTreeSet<usize>,
 }
 
 const SOURCES: [&str; 3] = ["/m", "/n", "/o"];
@@ -164,6 +165,11 @@ fn world(sketch: &SceneSketch) -> World {
             pod.applied = None;
         }
     }
+    for name in &sketch.leaving {
+        if let Some(pod) = world.actual.pods.get_mut(&object(&format!("p{name}"))) {
+            pod.leaving = true;
+        }
+    }
     for name in &sketch.foreign_names {
         world.actual.foreign.names.insert(format!("p{name}"), format!("pod p{name}"));
     }
@@ -210,9 +216,10 @@ fn scene() -> impl Strategy<Value = SceneSketch> {
         prop::collection::btree_set(0..3_usize, 0..2),
         few(),
         few(),
+        few(),
     )
-        .prop_map(|(written, running, health, foreign_names, foreign_ports, unready, lost)| {
-            SceneSketch { written, running, health, foreign_names, foreign_ports, unready, lost }
+        .prop_map(|(written, running, health, foreign_names, foreign_ports, unready, lost, leaving)| {
+            SceneSketch { written, running, health, foreign_names, foreign_ports, unready, lost, leaving }
         })
 }
 
@@ -284,6 +291,7 @@ proptest! {
             for pod in &objects.pods {
                 let actual = world.actual.pods.get(&pod.name);
                 prop_assert!(actual.is_some_and(|actual| actual.stack == *name), "{} of {name} is missing", pod.name);
+                prop_assert!(actual.is_some_and(|actual| !actual.leaving), "{} is half removed", pod.name);
                 let applied = actual.and_then(|actual| actual.applied.as_deref());
                 prop_assert_eq!(applied.map(|applied| &applied.hash), Some(&pod.hash));
             }
@@ -319,6 +327,7 @@ proptest! {
         for (name, objects) in accepted(&desired, &held) {
             for pod in &objects.pods {
                 if let Some(old) = before.pods.get(&pod.name)
+                    && !old.leaving
                     && old.applied.as_ref().is_some_and(|applied| applied.hash == pod.hash)
                 {
                     prop_assert_eq!(

@@ -84,6 +84,7 @@ impl World {
             applied: Some(Arc::new(pod.clone())),
             images,
             ready,
+            leaving: false,
         };
         self.actual.pods.insert(pod.name.clone(), actual);
     }

@@ -145,9 +145,10 @@ impl WorkerHandle {
     pub fn spawn(site: Arc<Site>, id: PodId, note: Arc<PodNote>) -> Self {
         let (messages, inbox) = mpsc::unbounded_channel();
         let run_state = RunState::read(&site.engine.config().run_root, &id);
+        let memory = Memory { leaving: note.leaving, ..Memory::default() };
         let mut worker = Worker {
             at: PodAt { site, id, note, leaving: CancellationToken::new() },
-            memory: Memory::default(),
+            memory,
             run_state,
             prepared: None,
             effects: JoinSet::new(),
@@ -523,6 +524,13 @@ impl Worker {
         // Out of its Services before it stops.
         self.at.site.services.sync(&self.at.site).await;
         while self.effects.join_next().await.is_some() {}
+        if !self.at.note.leaving {
+            let note = PodNote { leaving: true, ..(*self.at.note).clone() };
+            let written = note.write(&self.at.site.engine).await;
+            self.at.site.passed();
+            written.map_err(|error| Failure::new("FailedKillPod", error.chain()))?;
+            self.at.note = Arc::new(note);
+        }
         self.at.remove().await?;
         self.at.site.reports.forget(&self.at.pod().name, &self.at.id);
         Ok(())
