@@ -38,7 +38,7 @@ pub mod reconcile;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -66,6 +66,9 @@ pub struct DaemonOptions {
 /// How long a daemon waits for another one on the same root to end.
 const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(15);
 
+/// The other one may not listen yet.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Runs a daemon until SIGTERM, SIGINT or idleness. Its containers run on.
 pub async fn run_daemon(options: DaemonOptions) -> anyhow::Result<()> {
     let engine = open_engine(options.engine, &options.sockets).await?;
@@ -90,22 +93,23 @@ pub async fn run_daemon(options: DaemonOptions) -> anyhow::Result<()> {
 
 /// Opens the engine; a service started on demand that has it open is asked to make room.
 async fn open_engine(config: EngineConfig, sockets: &[PathBuf]) -> Result<Engine, EngineError> {
-    let start = Instant::now();
-    let mut asked = false;
-    loop {
-        match Engine::open(config.clone()).await {
-            Err(error) if error.kind() == ErrorKind::InUse && start.elapsed() < TAKE_OVER_DEADLINE => {
-                if !asked {
-                    tracing::info!("waiting for the daemon that uses {} to end", config.root.display());
-                    asked = true;
-                }
-                for socket in sockets {
-                    ask_to_hand_over(socket).await;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+    let root = config.root.clone();
+    match Engine::open(config.clone()).await {
+        Err(error) if error.kind() == ErrorKind::InUse => {}
+        opened => return opened,
+    }
+    tracing::info!("waiting for the daemon that uses {} to end", root.display());
+    let ask = async {
+        loop {
+            for socket in sockets {
+                ask_to_hand_over(socket).await;
             }
-            opened => return opened,
+            tokio::time::sleep(ASK_AGAIN).await;
         }
+    };
+    tokio::select! {
+        opened = Engine::open_when_free(config, TAKE_OVER_DEADLINE) => opened,
+        () = ask => unreachable!("it asks for ever"),
     }
 }
 

@@ -7,8 +7,12 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -155,20 +159,31 @@ impl Inner {
 pub(in crate::engine) struct RootLock(#[expect(dead_code, reason = "held, not read")] Flock<File>);
 
 impl RootLock {
-    pub fn take(root: &Path) -> Result<Self> {
+    /// Waits in the kernel's queue, where those who only try can not overtake.
+    pub async fn take(root: &Path, patience: Duration) -> Result<Self> {
         let path = root.join("lock");
         let failed = |source: io::Error| {
             EngineError::internal(Subject::Engine, format!("lock {}", path.display()), source)
         };
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(EngineError::new(
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Self(lock)),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        let (locked, lock) = oneshot::channel();
+        if !patience.is_zero() {
+            // A thread of its own: it may never end, and the runtime waits for those it lends.
+            thread::spawn(move || locked.send(Flock::lock(file, FlockArg::LockExclusive)));
+        }
+        match tokio::time::timeout(patience, lock).await {
+            Ok(Ok(Ok(lock))) => Ok(Self(lock)),
+            Ok(Ok(Err((_, errno)))) => Err(failed(errno.into())),
+            Ok(Err(_)) | Err(_) => Err(EngineError::new(
                 ErrorKind::InUse,
                 Subject::Engine,
                 format!("another selkie is using {}: one root belongs to one daemon", root.display()),
             )),
-            Err((_, errno)) => Err(failed(errno.into())),
         }
     }
 }

@@ -28,6 +28,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::broadcast;
@@ -84,7 +85,12 @@ pub struct AttachOptions {
 impl Engine {
     /// Opens the store, recovers what a crash or a reboot left, adopts running containers.
     pub async fn open(config: EngineConfig) -> Result<Self> {
-        let inner = recover::open(config).await?;
+        Self::open_when_free(config, Duration::ZERO).await
+    }
+
+    /// As `open`, waiting for whoever has the root open now to close it.
+    pub async fn open_when_free(config: EngineConfig, patience: Duration) -> Result<Self> {
+        let inner = recover::open(config, patience).await?;
         let open = Arc::new(Open(inner.closing.clone()));
         Ok(Self { inner, _open: open })
     }

@@ -61,7 +61,7 @@ enum Finding {
     AtRest,
 }
 
-pub(in crate::engine) async fn open(mut config: EngineConfig) -> Result<Arc<Inner>> {
+pub(in crate::engine) async fn open(mut config: EngineConfig, patience: Duration) -> Result<Arc<Inner>> {
     // Mounts and monitors take these paths elsewhere: relative ones would mean something else there.
     for path in [&mut config.root, &mut config.run_root] {
         *path = std::path::absolute(&path).map_err(|error| {
@@ -70,7 +70,7 @@ pub(in crate::engine) async fn open(mut config: EngineConfig) -> Result<Arc<Inne
     }
     make_directories(&config)
         .map_err(|error| EngineError::internal(Subject::Engine, "make the engine's directories", error))?;
-    let lock = RootLock::take(&config.root)?;
+    let lock = RootLock::take(&config.root, patience).await?;
     let (store, snapshot) = Store::open(&config.root.join("selkie.db"))
         .map_err(|error| EngineError::internal(Subject::Engine, "open the state database", error))?;
     let images = ImageStore::open(&config, store.clone(), snapshot.images)?;
