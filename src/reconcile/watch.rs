@@ -446,8 +446,11 @@ mod tests {
     fn what_counts_depends_on_the_place_and_on_what_happened() {
         use notify::event::{CreateKind, DataChange, MetadataKind, RemoveKind, RenameMode};
         let names = |name: &str| Interested::Names([OsString::from(name)].into());
-        let places =
-            [("/".into(), names("etc")), ("/etc".into(), names("m")), ("/etc/m".into(), Interested::Everything)];
+        let places = [
+            ("/".into(), names("etc")),
+            ("/etc".into(), names("m")),
+            ("/etc/m".into(), Interested::Everything),
+        ];
         let scope = Scope::of(places.iter());
         let write = EventKind::Access(AccessKind::Close(AccessMode::Write));
         let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));

@@ -274,8 +274,11 @@ impl Default for TestNode {
 impl Drop for TestNode {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            if self.daemon_is_alive() {
+                eprintln!("--- status ---\n{}", text(&self.selkie(&["status"]).stdout));
+            }
             let log = self.daemon_log();
-            let lines: Vec<&str> = log.lines().collect();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("DEBUG answered")).collect();
             eprintln!(
                 "--- the daemon's last words ---\n{}",
                 lines[lines.len().saturating_sub(60)..].join("\n")

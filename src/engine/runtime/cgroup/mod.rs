@@ -422,7 +422,7 @@ fn make_legacy(root: &Path, dir: &Path, cpuset: bool) -> Result<()> {
         }
         Err(error) => return Err(HostError::new(format!("create cgroup {}", dir.display()), error)),
     }
-    if cpuset { inherit_cpuset(dir) } else { Ok(()) }
+    if cpuset { inherit_cpuset(root, dir) } else { Ok(()) }
 }
 
 fn make_parents(root: &Path, dir: &Path, cpuset: bool) -> Result<()> {
@@ -433,20 +433,25 @@ fn make_parents(root: &Path, dir: &Path, cpuset: bool) -> Result<()> {
         make_parents(root, parent, cpuset)?;
     }
     make_dir(dir)?;
-    if cpuset { inherit_cpuset(dir) } else { Ok(()) }
+    if cpuset { inherit_cpuset(root, dir) } else { Ok(()) }
 }
 
-/// A v1 cpuset begins empty, and nobody may join an empty one.
-fn inherit_cpuset(dir: &Path) -> Result<()> {
+/// A v1 cpuset begins empty, and nobody may join an empty one. The parents are filled as well: whoever
+/// makes them at the same time may not have come to that yet.
+fn inherit_cpuset(root: &Path, dir: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = dir.join(file);
-        if read(&own)?.trim().is_empty()
-            && let Some(parent) = dir.parent()
-        {
-            write(&own, read(&parent.join(file))?.trim())?;
-        }
+        inherited(root, dir, file)?;
     }
     Ok(())
+}
+
+fn inherited(root: &Path, dir: &Path, file: &str) -> Result<String> {
+    let own = dir.join(file);
+    let value = read(&own)?.trim().to_owned();
+    let Some(parent) = dir.parent().filter(|_| value.is_empty() && dir != root) else { return Ok(value) };
+    let value = inherited(root, parent, file)?;
+    write(&own, &value)?;
+    Ok(value)
 }
 
 fn make_dir(dir: &Path) -> Result<()> {
@@ -588,6 +593,24 @@ fn write(path: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpuset_is_filled_although_its_parents_are_empty_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let leaf = dir.path().join("engine/pod/container");
+        std::fs::create_dir_all(&leaf).unwrap();
+        for place in leaf.ancestors().take(4) {
+            let whole = place == dir.path();
+            std::fs::write(place.join("cpuset.cpus"), if whole { "0-1\n" } else { "\n" }).unwrap();
+            std::fs::write(place.join("cpuset.mems"), if whole { "0\n" } else { "" }).unwrap();
+        }
+        // Someone narrowed this one: it counts for those below.
+        std::fs::write(dir.path().join("engine/cpuset.cpus"), "1").unwrap();
+        inherit_cpuset(dir.path(), &leaf).unwrap();
+        assert_eq!(std::fs::read_to_string(leaf.join("cpuset.cpus")).unwrap().trim(), "1");
+        assert_eq!(std::fs::read_to_string(leaf.join("cpuset.mems")).unwrap().trim(), "0");
+        assert_eq!(std::fs::read_to_string(leaf.join("../cpuset.mems")).unwrap().trim(), "0");
+    }
 
     fn entry(fs_type: &str, mount_point: &str, super_options: &str) -> mount::MountEntry {
         mount::MountEntry {
