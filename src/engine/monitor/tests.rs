@@ -258,6 +258,7 @@ async fn starting_twice_is_starting_once() {
     let place = Place::new();
     let first = place.run("echo once; sleep 1000").await;
     assert_eq!(place.monitors.start(&place.run_dir).await.unwrap(), first);
+    eventually("it has run", || place.logged() == ["stdout F once"]).await;
     place.monitors.kill(&place.run_dir, 9).await.unwrap();
     place.exited(&first).await;
     assert_eq!(place.logged(), ["stdout F once"]);
@@ -554,7 +555,8 @@ fn fake_daemon() {
         let run_dir = request.run_dir.clone();
         if held {
             let killed = async {
-                eventually("the monitor was spawned", || launch::is_locked(&run_dir)).await;
+                // Locked is the run directory before that already.
+                eventually("the monitor was spawned", || monitors.watched(&run_dir).is_some()).await;
                 rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
             };
             let _ = tokio::join!(monitors.launch(request), killed);

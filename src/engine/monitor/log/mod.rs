@@ -67,7 +67,7 @@ impl Log {
                 Format::K8sFile => k8s_file::append(&mut self.entries, time, stream, line),
                 Format::JsonFile(carry) => carry.append(&mut self.entries, time, stream, line),
             }
-            if self.entries.len() >= FLUSH_BYTES {
+            if self.entries.len() >= file.batch_bytes() {
                 file.append(&self.entries);
                 self.entries.clear();
             }
@@ -97,6 +97,12 @@ impl Log {
 }
 
 impl LogFile {
+    /// How much is written at once: a burst must not make the file many times as large as it may be.
+    fn batch_bytes(&self) -> usize {
+        let max = self.max_size_bytes.and_then(|max| usize::try_from(max).ok());
+        max.map_or(FLUSH_BYTES, |max| max.min(FLUSH_BYTES))
+    }
+
     fn append(&mut self, entries: &[u8]) {
         if entries.is_empty() {
             return;
@@ -182,6 +188,19 @@ mod tests {
     fn log(dir: &tempfile::TempDir, driver: LogDriver, max: Option<u64>) -> (Log, PathBuf) {
         let path = dir.path().join("ctr.log");
         (Log::open(driver, &path, max).unwrap(), path)
+    }
+
+    #[test]
+    fn a_burst_is_rotated_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, path) = log(&dir, LogDriver::K8sFile, Some(2_000));
+        let burst: String = (0..1_000).map(|number| format!("line {number}\n")).collect();
+        log.write(TIME.parse().unwrap(), OutputStream::Stdout, burst.as_bytes());
+        for file in [rotated(&path), path.clone()] {
+            let size = std::fs::metadata(&file).unwrap().len();
+            assert!((1..=2_100).contains(&size), "{}: {size} bytes", file.display());
+        }
+        assert!(std::fs::read_to_string(path).unwrap().ends_with("line 999\n"));
     }
 
     #[test]
