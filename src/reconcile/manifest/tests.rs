@@ -167,6 +167,11 @@ fn a_mistake_is_told_with_its_place() {
         ),
         ("{app: web}", "[app]", "web.yaml:5:11: metadata.labels: expected a mapping, found a list"),
         ("    emptyDir: {}", "    {}", "web.yaml:17:1: not valid YAML: simple key expect ':'"),
+        (
+            "spec:\n",
+            "spec:\n  tolerations: [{key: [b]}]\n",
+            "web.yaml:7:23: spec.tolerations[0].key: invalid type: sequence, expected a string",
+        ),
         // Names.
         (
             "name: web\n",
