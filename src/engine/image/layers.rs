@@ -2,6 +2,9 @@
 //!
 //! A layer is *wanted* while a record names it, and *held* while a pull or a load that will commit such a record is
 //! under way. Removing an image never takes a layer from under a pull.
+//!
+//! A pull that fails leaves the layers it has finished, so that the next try fetches only the others; they go with
+//! the next removal, at the next start, or at once if what failed is a full disk.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
@@ -114,10 +114,10 @@ struct FlightKey {
 #[derive(Default)]
 pub(super) struct Flights(Mutex<HashMap<FlightKey, UnderWay>>);
 
-/// Does not keep the flight going: its passengers do.
+/// Keeps neither the flight going, which its passengers do, nor those who watch it from being let go.
 struct UnderWay {
     flight: WeakShared<BoxFuture<'static, Outcome>>,
-    watchers: Arc<Watchers>,
+    watchers: Weak<Watchers>,
 }
 
 /// Everybody who wants to see one flight's progress.
@@ -160,6 +160,9 @@ impl ImageStore {
             (PullPolicy::Missing | PullPolicy::Never, Some(record)) => return Ok(Arc::clone(record)),
             (PullPolicy::Never, None) => return Err(EngineError::no_such(subject())),
             (PullPolicy::Missing, None) | (PullPolicy::Always | PullPolicy::Newer, _) => {}
+        }
+        if name.starts_with("sha256:") {
+            return Err(EngineError::no_such(subject()));
         }
         let typed = match name.parse() {
             Ok(typed) => typed,
@@ -233,7 +236,7 @@ impl ImageStore {
             flights.retain(|_, under_way| under_way.flight.upgrade().is_some_and(|f| f.peek().is_none()));
             match flights
                 .get(&key)
-                .and_then(|under_way| Some((under_way.flight.upgrade()?, &under_way.watchers)))
+                .and_then(|under_way| Some((under_way.flight.upgrade()?, under_way.watchers.upgrade()?)))
             {
                 Some((flight, watchers)) => {
                     watchers.add(progress);
@@ -242,6 +245,7 @@ impl ImageStore {
                 None => {
                     let watchers = Arc::new(Watchers::default());
                     watchers.add(progress);
+                    let watched = Arc::downgrade(&watchers);
                     let fetch = Fetch {
                         shared: Arc::clone(&self.shared),
                         conf: Arc::clone(conf),
@@ -249,11 +253,11 @@ impl ImageStore {
                         platform: platform.cloned(),
                         tls_verify: options.tls_verify,
                         credentials: options.credentials.clone(),
-                        watchers: Arc::clone(&watchers),
+                        watchers,
                     };
                     let flight = async move { fetch.run().await.map_err(Arc::new) }.boxed().shared();
                     if let Some(weak) = flight.downgrade() {
-                        flights.insert(key, UnderWay { flight: weak, watchers });
+                        flights.insert(key, UnderWay { flight: weak, watchers: watched });
                     }
                     flight
                 }
@@ -513,6 +517,11 @@ async fn send_blob(
         match outcome {
             Ok(()) => {
                 // Fewer bytes than promised, and a clean end: the reader says so.
+                let _ = sender.send(Piece::End).await;
+                return Ok(());
+            }
+            // All of it came; how the connection ended says nothing about the bytes.
+            Err(_) if sent == descriptor.size => {
                 let _ = sender.send(Piece::End).await;
                 return Ok(());
             }

@@ -68,7 +68,7 @@ async fn node_images_arrive_whole_in_every_compression() {
         let steps: Arc<std::sync::Mutex<Vec<PullProgress>>> = Arc::default();
         let sink = Arc::clone(&steps);
         let progress: ProgressSink = Arc::new(move |step| sink.lock().unwrap().push(step));
-        let record = node.images.pull(&name, insecure(), Some(progress)).await.unwrap();
+        let record = node.images.pull(&name, insecure(), Some(progress.clone())).await.unwrap();
         assert_eq!(record.names, std::slice::from_ref(&name));
         let built = big_layers(compression).build();
         assert_eq!(
@@ -87,6 +87,7 @@ async fn node_images_arrive_whole_in_every_compression() {
         assert!(steps.iter().any(|step| matches!(step, PullProgress::LayerDownloading { .. })));
         assert_eq!(steps.last(), Some(&PullProgress::Done { id: record.id.clone() }));
         drop(steps);
+        assert_eq!(Arc::strong_count(&progress), 1, "a pull that has ended is watched by nobody");
         // By digest, by id and by the repository's end.
         for typed in [&record.repo_digests[0], &record.id.to_string(), "web:1"] {
             assert_eq!(node.images.image(typed).unwrap().id, record.id, "{typed}");
@@ -437,6 +438,33 @@ async fn node_pulls_of_one_image_at_once_do_the_work_once() {
     assert_eq!(ids.len(), 1);
     assert_eq!(done.load(std::sync::atomic::Ordering::SeqCst), 5);
     assert_eq!(registry.count("/blobs/"), 4, "{:?}", registry.requests());
+}
+
+#[tokio::test]
+async fn node_a_layer_removed_by_hand_is_fetched_again() {
+    let registry = Registry::start();
+    let node = node();
+    let name = registry.push("web", "1", &big_layers(Compression::Gzip));
+    let record = node.images.pull(&name, insecure(), None).await.unwrap();
+    let lost = node.images.rootfs(&record.id).unwrap().lower[1].clone();
+    fs::remove_dir_all(&lost).unwrap();
+    let error = node.images.rootfs(&record.id).unwrap_err();
+    assert!(error.chain().contains("layer not known"), "{}", error.chain());
+    let never = PullOptions { policy: Some(PullPolicy::Never), ..insecure() };
+    assert_eq!(node.images.pull(&name, never, None).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(node.images.pull(&name, insecure(), None).await.unwrap(), record);
+    assert!(lost.is_dir() && node.images.rootfs(&record.id).is_ok());
+    assert_eq!(registry.count("/blobs/"), 4 + 1);
+}
+
+#[tokio::test]
+async fn node_an_id_is_no_place_to_pull_from() {
+    let node = node();
+    let id = "a".repeat(64);
+    for typed in [id.clone(), format!("sha256:{id}")] {
+        let error = node.images.pull(&typed, always(), None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{typed}");
+    }
 }
 
 #[tokio::test]
