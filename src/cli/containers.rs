@@ -1,4 +1,4 @@
-//! `ps`, `run`, `start`, `logs`, `stop`, `rm`, `inspect`.
+//! `ps`, `run`, `start`, `logs`, `stop`, `rename`, `rm`, `inspect`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -63,6 +63,12 @@ pub struct Stop {
     /// Seconds between the stop signal and SIGKILL [default: the container's, 10]
     #[arg(long, short)]
     time: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rename {
+    container: String,
+    name: String,
 }
 
 #[derive(Debug, Args)]
@@ -307,6 +313,14 @@ impl Stop {
                 .map(drop)
         })
         .await
+    }
+}
+
+impl Rename {
+    pub async fn run(self, client: &Client) -> Result<ExitCode> {
+        let path = format!("/containers/{}/rename?name={}", quote(&self.container), quote(&self.name));
+        client.bytes(Method::POST, &path, None).await?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -68,6 +68,8 @@ enum Command {
     Start(containers::Start),
     /// Stop containers
     Stop(containers::Stop),
+    /// Give a container another name
+    Rename(containers::Rename),
     /// Remove containers
     Rm(containers::Rm),
     /// Print everything about a container, image, pod or volume as JSON
@@ -126,6 +128,7 @@ impl Command {
             Self::Run(command) => command.run(&client).await,
             Self::Start(command) => command.run(&client).await,
             Self::Stop(command) => command.run(&client).await,
+            Self::Rename(command) => command.run(&client).await,
             Self::Rm(command) => command.run(&client).await,
             Self::Inspect(command) => command.run(&client).await,
             Self::Images(command) => command.run(&client).await,
@@ -145,6 +148,7 @@ impl Command {
             | Self::Run(_)
             | Self::Start(_)
             | Self::Stop(_)
+            | Self::Rename(_)
             | Self::Rm(_)
             | Self::Inspect(_)
             | Self::Images(_)

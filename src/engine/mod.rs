@@ -41,7 +41,7 @@ use container::{
 };
 use error::{EngineError, Result, Subject};
 use event::Event;
-use id::{NameOrId, PodId, VolumeName};
+use id::{ContainerName, NameOrId, PodId, VolumeName};
 use image::{ImageRecord, ProgressSink, PullOptions};
 use inner::Inner;
 use network::{NetworkRecord, VirtualService};
@@ -169,6 +169,11 @@ impl Engine {
         let inner = self.inner.clone();
         let container = container.clone();
         self.inner.detached(async move { inner.remove_container(&container, options).await }).await
+    }
+    pub async fn rename_container(&self, container: &NameOrId, name: ContainerName) -> Result<()> {
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.rename_container(&container, name).await }).await
     }
     pub async fn container_logs(
         &self,

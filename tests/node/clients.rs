@@ -285,3 +285,32 @@ fn podman_plays_kubernetes_yaml_and_gets_it_back() {
     ok(&node, "podman", &["kube", "play", again.to_str().unwrap()]);
     assert_eq!(ok(&node, "podman", &["pod", "ps", "--format", "{{.Name}} {{.Status}}"]), "played Running");
 }
+
+#[test]
+fn a_container_is_renamed_everywhere_and_for_good() {
+    let mut node = node();
+    ok(&node, "podman", &["network", "create", "names"]);
+    for (name, command) in [("first", "sleep 1000"), ("other", "sleep 1000")] {
+        let run = ["run", "-d", "--network", "names", "--name", name, IMAGE, "sh", "-c", command];
+        ok(&node, "podman", &run);
+    }
+    ok(&node, "podman", &["rename", "first", "second"]);
+    ok(&node, "docker", &["rename", "second", "third"]);
+    ok(&node, "docker", &["exec", "other", "nslookup", "third"]);
+    assert!(!run(&node, "docker", &["exec", "other", "nslookup", "second"]).status.success());
+    // Names that are given up are free, those in use are not.
+    let taken = run(&node, "podman", &["rename", "third", "other"]);
+    assert!(text(&taken.stderr).contains("already in use"), "{}", text(&taken.stderr));
+    ok(&node, "podman", &["rename", "third", "third"]);
+    assert!(!run(&node, "docker", &["rename", "third", "no/name"]).status.success());
+    ok(&node, "podman", &["create", "--name", "first", IMAGE, "true"]);
+    let events = ["events", "--stream=false", "--since", "10m", "--filter", "event=rename"];
+    assert!(ok(&node, "podman", &events).contains("third"));
+    node.kill_daemon();
+    node.service();
+    node.ok(&["rename", "third", "fourth"]);
+    let format = "{{.Names}}";
+    assert_eq!(ok(&node, "podman", &["ps", "--format", format, "--sort", "names"]), "fourth\nother");
+    assert!(!run(&node, "docker", &["inspect", "third"]).status.success());
+    ok(&node, "docker", &["exec", "other", "nslookup", "fourth"]);
+}

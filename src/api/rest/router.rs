@@ -52,6 +52,7 @@ where
         .route("/libpod/containers/{name}/kill", post(libpod::containers::kill))
         .route("/libpod/containers/{name}/logs", get(libpod::logs::logs))
         .route("/libpod/containers/{name}/pause", post(libpod::containers::pause))
+        .route("/libpod/containers/{name}/rename", post(libpod::containers::rename))
         .route("/libpod/containers/{name}/resize", post(libpod::containers::resize))
         .route("/libpod/containers/{name}/restart", post(libpod::containers::restart))
         .route("/libpod/containers/{name}/start", post(libpod::containers::start))
@@ -132,6 +133,7 @@ where
         .route("/containers/{name}/kill", post(libpod::containers::kill))
         .route("/containers/{name}/logs", get(libpod::logs::logs))
         .route("/containers/{name}/pause", post(libpod::containers::pause))
+        .route("/containers/{name}/rename", post(libpod::containers::rename))
         .route("/containers/{name}/resize", post(libpod::containers::resize))
         .route("/containers/{name}/restart", post(libpod::containers::restart))
         .route("/containers/{name}/start", post(libpod::containers::start))
@@ -193,7 +195,6 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (POST, "/libpod/containers/{name}/checkpoint", "Checkpoint a container"),
     (GET, "/libpod/containers/{name}/export", "Export a container"),
     (POST, "/libpod/containers/{name}/mount", "Mount a container"),
-    (POST, "/libpod/containers/{name}/rename", "Rename an existing container"),
     (POST, "/libpod/containers/{name}/restore", "Restore a container"),
     (GET, "/libpod/containers/{name}/stats", "Get stats for a container"),
     (GET, "/libpod/containers/{name}/top", "List processes"),
@@ -248,7 +249,6 @@ const DOCKER_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/containers/{name}/archive", "Get files from a container"),
     (PUT, "/containers/{name}/archive", "Put files into a container"),
     (GET, "/containers/{name}/export", "Export a container"),
-    (POST, "/containers/{name}/rename", "Rename an existing container"),
     (GET, "/containers/{name}/stats", "Get stats for a container"),
     (GET, "/containers/{name}/top", "List processes running inside a container"),
     (POST, "/containers/{name}/update", "Update a container"),

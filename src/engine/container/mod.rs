@@ -22,6 +22,7 @@ pub mod logs;
 pub mod mounts;
 pub mod oci_spec;
 pub(in crate::engine) mod prepare;
+mod rename;
 pub mod spec;
 pub mod state;
 mod streams;

@@ -49,6 +49,12 @@ impl Networks {
         task.await.map_err(NetworkError::Aborted)?
     }
 
+    /// What `owner` is called from now on, in names and in messages. Not connected: nothing to do.
+    pub fn rename(&self, owner: &str, name: &str) {
+        self.0.state().rename(owner, name);
+        self.0.resolver.change_names(|names| names.rename_member(owner, name));
+    }
+
     /// The second half of `open`: these connections are still standing. Leases of anything else are freed, and the
     /// rules on the host are made to be exactly those of `standing`. After a boot `standing` is empty.
     pub async fn restore(&self, standing: Vec<(SandboxNetwork, NetworkStatus)>) -> Result<()> {

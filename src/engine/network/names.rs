@@ -116,6 +116,19 @@ impl Names {
         self.members.insert(owner.to_owned(), member);
     }
 
+    /// The name of its own changes, in all its networks; aliases stay.
+    pub fn rename_member(&mut self, owner: &str, name: &str) {
+        let Some(mut member) = self.members.get(owner).cloned() else { return };
+        for place in &mut member.places {
+            // An alias may be the same word and stays then.
+            if let Some(own) = place.names.iter_mut().find(|known| **known == member.name) {
+                name.clone_into(own);
+            }
+        }
+        name.clone_into(&mut member.name);
+        self.put_member(owner, member);
+    }
+
     pub fn remove_member(&mut self, owner: &str) {
         let Some(member) = self.members.remove(owner) else { return };
         for place in member.places {
@@ -447,6 +460,21 @@ mod tests {
         names.remove_member("d");
         assert_eq!(ask(&names, "db.", RecordType::A, 3), "forward");
         assert_eq!(ask(&names, "4.0.88.10.in-addr.arpa.", RecordType::PTR, 2), "Non-Existent Domain");
+    }
+
+    #[test]
+    fn a_new_name_replaces_the_old_one_and_leaves_aliases() {
+        let mut names = sample();
+        names.rename_member("b", "store");
+        assert_eq!(ask(&names, "store.", RecordType::A, 4), "No Error 10.88.0.4");
+        assert_eq!(ask(&names, "db.", RecordType::A, 4), "forward");
+        assert_eq!(ask(&names, "4.0.88.10.in-addr.arpa.", RecordType::PTR, 2), "No Error store.");
+        names.put_member("d", Member { name: "db".into(), places: vec![place('2', 5, &["db", "base"])] });
+        names.rename_member("d", "db2");
+        names.rename_member("nobody", "db3");
+        assert_eq!(ask(&names, "base.", RecordType::A, 4), "No Error 10.88.0.5");
+        assert_eq!(ask(&names, "db2.", RecordType::A, 4), "No Error 10.88.0.5");
+        assert_eq!(ask(&names, "db3.", RecordType::A, 4), "forward");
     }
 
     #[test]

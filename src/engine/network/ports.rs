@@ -115,6 +115,13 @@ impl PortTable {
             .map(|(_, o)| o)
     }
 
+    pub fn rename(&mut self, id: &str, display: &str) {
+        let owners = self.taken.values_mut().flatten().map(|(_, owner)| owner);
+        for owner in owners.filter(|owner| owner.id == id) {
+            display.clone_into(&mut owner.display);
+        }
+    }
+
     pub fn free_owner(&mut self, id: &str) {
         self.free_owners(|other| other == id);
     }

@@ -445,6 +445,13 @@ impl State {
         self.connections.get_mut(owner)
     }
 
+    pub fn rename(&mut self, owner: &str, name: &str) {
+        if let Some(connection) = self.connections.get_mut(owner) {
+            name.clone_into(&mut connection.request.name);
+        }
+        self.ports.rename(owner, name);
+    }
+
     pub fn connections(&self) -> impl Iterator<Item = &Connection> {
         self.connections.values()
     }

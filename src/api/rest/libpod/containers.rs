@@ -263,6 +263,15 @@ pub async fn unpause(State(engine): State<Engine>, Path(name): Path<NameOrId>) -
     Ok(reply::no_content())
 }
 
+pub async fn rename(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
+    let wanted = query.required("name")?;
+    // Docker's clients may begin a name with a slash, as its own lists do.
+    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+    let new = wanted.parse().map_err(|error| ApiError::bad_parameter("name", error))?;
+    engine.rename_container(&name, new).await?;
+    Ok(reply::no_content())
+}
+
 pub async fn resize(State(engine): State<Engine>, Path(name): Path<NameOrId>, query: Query) -> Outcome {
     let (columns, rows) = terminal_size(&query)?;
     let record = engine.container(&name)?;
