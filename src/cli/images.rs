@@ -1,7 +1,8 @@
-//! `images`, `pull`, `load`.
+//! `images`, `pull`, `load`, `save`, `tag`, `rmi`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +14,7 @@ use hyper::body::Incoming;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::client::{Client, quote};
 use super::render;
@@ -43,6 +44,35 @@ pub struct Load {
     /// docker-archive or oci-archive, compressed or not
     #[arg(long, short, value_name = "FILE")]
     input: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Save {
+    /// Write to FILE instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only a docker-archive can hold several images
+    #[arg(long, value_parser = ["docker-archive", "oci-archive"], default_value = "docker-archive")]
+    format: String,
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Tag {
+    image: String,
+    /// New names
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rmi {
+    /// Remove containers that use an image too, and all names of an image given by id
+    #[arg(long, short)]
+    force: bool,
+    #[arg(required = true)]
+    images: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,6 +145,83 @@ impl Load {
     }
 }
 
+impl Save {
+    pub async fn run(self, client: &Client) -> Result<ExitCode> {
+        if self.output.is_none() && std::io::stdout().is_terminal() {
+            bail!("an archive is not for a terminal: use --output or a pipe");
+        }
+        let references: String =
+            self.images.iter().map(|image| format!("&references={}", quote(image))).collect();
+        let path = format!("/images/export?format={}{references}", self.format);
+        let response = client.send(Method::GET, &path, None).await?;
+        let mut body = reader(response.into_body());
+        let Some(target) = self.output else {
+            let stdout = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+            let mut stdout = tokio::fs::File::from_std(stdout);
+            tokio::io::copy(&mut body, &mut stdout).await.context("write the archive")?;
+            stdout.flush().await.context("write the archive")?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let failed = || format!("write {}", target.display());
+        let mut file = tokio::fs::File::create(&target).await.with_context(failed)?;
+        let copied = async {
+            tokio::io::copy(&mut body, &mut file).await?;
+            file.flush().await
+        };
+        if let Err(error) = copied.await {
+            // Half an archive is of no use; a device is not removed.
+            if file.metadata().await.is_ok_and(|metadata| metadata.is_file()) {
+                let _ = std::fs::remove_file(&target);
+            }
+            return Err(error).with_context(failed);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Tag {
+    pub async fn run(self, client: &Client) -> Result<ExitCode> {
+        for name in &self.names {
+            // A registry's port is no tag.
+            let (repository, tag) = match name.rsplit_once(':') {
+                Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+                _ => (name.as_str(), ""),
+            };
+            let path =
+                format!("/images/{}/tag?repo={}&tag={}", quote(&self.image), quote(repository), quote(tag));
+            client.bytes(Method::POST, &path, None).await?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct RemoveReport {
+    deleted: Vec<String>,
+    untagged: Vec<String>,
+    exit_code: u8,
+    errors: Vec<String>,
+}
+
+impl Rmi {
+    pub async fn run(self, client: &Client) -> Result<ExitCode> {
+        let images: String = self.images.iter().map(|image| format!("&images={}", quote(image))).collect();
+        let path = format!("/images/remove?force={}{images}", self.force);
+        let report: RemoveReport = client.json(Method::DELETE, &path, None).await?;
+        for name in &report.untagged {
+            println!("Untagged: {name}");
+        }
+        for id in &report.deleted {
+            println!("Deleted: {id}");
+        }
+        for error in &report.errors {
+            eprintln!("Error: {error}");
+        }
+        Ok(ExitCode::from(report.exit_code))
+    }
+}
+
 /// One line of the docker dialect's pull stream, which tells the progress of each layer.
 #[derive(Debug, Deserialize)]
 struct ProgressLine {
@@ -156,10 +263,15 @@ pub async fn pull(client: &Client, image: &str, tls_verify: Option<bool>, quiet:
     Ok(inspected["Id"].as_str().unwrap_or_default().to_owned())
 }
 
-/// The body's lines, as they come.
-pub fn lines(body: Incoming) -> tokio::io::Lines<impl tokio::io::AsyncBufRead + Unpin> {
+/// The body's bytes, as they come.
+fn reader(body: Incoming) -> impl AsyncBufRead + Unpin {
     let stream = http_body_util::BodyDataStream::new(body).map_err(std::io::Error::other);
-    BufReader::new(tokio_util::io::StreamReader::new(stream)).lines()
+    tokio_util::io::StreamReader::new(stream)
+}
+
+/// The body's lines, as they come.
+pub fn lines(body: Incoming) -> tokio::io::Lines<impl AsyncBufRead + Unpin> {
+    BufReader::new(reader(body)).lines()
 }
 
 enum PullDisplay {

@@ -80,6 +80,12 @@ enum Command {
     Pull(images::Pull),
     /// Load images from an archive
     Load(images::Load),
+    /// Write images to an archive
+    Save(images::Save),
+    /// Give an image further names
+    Tag(images::Tag),
+    /// Remove images
+    Rmi(images::Rmi),
     /// Versions of client and daemon
     Version(system::Version),
 }
@@ -134,6 +140,9 @@ impl Command {
             Self::Images(command) => command.run(&client).await,
             Self::Pull(command) => command.run(&client).await,
             Self::Load(command) => command.run(&client).await,
+            Self::Save(command) => command.run(&client).await,
+            Self::Tag(command) => command.run(&client).await,
+            Self::Rmi(command) => command.run(&client).await,
             Self::Version(command) => command.run(&client).await,
             Self::Up(_) => unreachable!("the daemon is dispatched before a client connects"),
         }
@@ -154,6 +163,9 @@ impl Command {
             | Self::Images(_)
             | Self::Pull(_)
             | Self::Load(_)
+            | Self::Save(_)
+            | Self::Tag(_)
+            | Self::Rmi(_)
             | Self::Kube(_)
             | Self::Generate(_) => EXIT_ENGINE,
             Self::Up(_)

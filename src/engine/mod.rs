@@ -285,6 +285,14 @@ impl Engine {
         let archive = archive.to_owned();
         self.inner.detached(async move { inner.load_images(&archive).await }).await
     }
+    /// One archive with these images, in pieces; an error in the middle means that it is not whole.
+    pub async fn save_images(
+        &self,
+        images: &[String],
+        format: image::ArchiveFormat,
+    ) -> Result<BoxStream<bytes::Bytes>> {
+        self.inner.images.save(images, format).await
+    }
     /// By id, unique id prefix, or name (short names resolve as podman does; `localhost/` included).
     pub fn image(&self, name: &str) -> Result<Arc<ImageRecord>> {
         self.inner.images.image(name)

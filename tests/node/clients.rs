@@ -211,6 +211,67 @@ fn images_are_listed_tagged_inspected_and_removed() {
     assert!(text(&output.stderr).contains("No such image"), "{}", text(&output.stderr));
 }
 
+/// Another program that reads what a client wrote; its output.
+#[track_caller]
+fn tool(node: &TestNode, program: &str, args: &[&str]) -> String {
+    let output = node.client(program).env_remove("CONTAINER_HOST").args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} must be installed: {error}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", text(&output.stderr));
+    text(&output.stdout).trim_end().to_owned()
+}
+
+#[test]
+fn saved_images_are_read_by_every_other_tool() {
+    let node = node();
+    ok(&node, "podman", &["tag", IMAGE, "localhost/other:2"]);
+    let id = ok(&node, "podman", &["inspect", "--type", "image", IMAGE, "--format", "{{.Id}}"]);
+    let path = |name: &str| node.scratch(name).to_str().unwrap().to_owned();
+    let (by_podman, by_docker, by_us, oci) = (path("p.tar"), path("d.tar"), path("s.tar"), path("oci.tar"));
+    ok(&node, "podman", &["save", "-o", &by_podman, IMAGE]);
+    ok(&node, "docker", &["save", "-o", &by_docker, IMAGE]);
+    node.ok(&["save", "--output", &by_us, IMAGE]);
+    ok(&node, "podman", &["save", "--format", "oci-archive", "-o", &oci, IMAGE]);
+    let bytes = |file: &str| std::fs::read(file).unwrap();
+    assert!(
+        bytes(&by_podman) == bytes(&by_docker) && bytes(&by_docker) == bytes(&by_us),
+        "the archives differ"
+    );
+
+    for archive in [format!("docker-archive:{by_podman}"), format!("oci-archive:{oci}")] {
+        // Copying verifies every digest.
+        let copy = format!("dir:{}", path("copy"));
+        tool(&node, "skopeo", &["--insecure-policy", "copy", &archive, &copy]);
+        let config = tool(&node, "skopeo", &["inspect", "--raw", &copy]);
+        assert!(config.contains(&format!("sha256:{id}")), "{archive}: {config}");
+    }
+    // A podman of its own, without a service.
+    let (root, run_root) = (path("podman-root"), path("podman-run"));
+    let own = ["--root", &root, "--runroot", &run_root, "--storage-driver", "vfs"];
+    for archive in [&by_docker, &oci] {
+        tool(&node, "podman", &[&own[..], &["load", "-i", archive]].concat());
+        let loaded = tool(&node, "podman", &[&own[..], &["inspect", "--format", "{{.Id}}", IMAGE]].concat());
+        assert_eq!(loaded, id);
+        tool(&node, "podman", &[&own[..], &["rmi", IMAGE]].concat());
+    }
+
+    let several = path("several.tar");
+    ok(&node, "podman", &["save", "-m", "-o", &several, IMAGE, "localhost/other:2"]);
+    ok(&node, "podman", &["rmi", IMAGE, "localhost/other:2"]);
+    ok(&node, "docker", &["load", "-i", &several]);
+    let names = ok(&node, "docker", &["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    assert!(names.contains(IMAGE) && names.contains("localhost/other:2"), "{names}");
+    assert_eq!(ok(&node, "podman", &["inspect", "--type", "image", IMAGE, "--format", "{{.Id}}"]), id);
+
+    for (args, words) in [
+        (&["save", "localhost/nope"][..], "no such image"),
+        (&["save", "--format", "oci-dir", "-o", &path("dir"), IMAGE], "not supported"),
+    ] {
+        let output = client(&node, "podman").args(args).stdout(Stdio::piped()).output().unwrap();
+        let err = text(&output.stderr).to_lowercase();
+        assert!(!output.status.success() && err.contains(words), "{args:?}: {err}");
+    }
+}
+
 #[test]
 fn networks_and_pods_come_and_go() {
     let node = node();

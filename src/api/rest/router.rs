@@ -77,9 +77,11 @@ where
         .route("/libpod/images/remove", delete(libpod::images::remove_many))
         .route("/libpod/images/{name}", delete(libpod::images::remove))
         .route("/libpod/images/{name}/exists", get(libpod::images::exists))
+        .route("/libpod/images/{name}/get", get(libpod::images::save))
         .route("/libpod/images/{name}/history", get(libpod::images::history))
         .route("/libpod/images/{name}/json", get(libpod::images::inspect))
         .route("/libpod/images/{name}/tag", post(libpod::images::tag))
+        .route("/libpod/images/export", get(libpod::images::save_many))
         .route("/libpod/images/json", get(libpod::images::list))
         .route("/libpod/images/load", post(libpod::images::load))
         .route("/libpod/images/pull", watch(libpod::images::pull))
@@ -150,10 +152,12 @@ where
         .route("/exec/{id}/start", post(libpod::exec::start))
         // Images
         .route("/images/{name}", delete(compat::images::remove))
+        .route("/images/{name}/get", get(compat::images::save))
         .route("/images/{name}/history", get(libpod::images::history))
         .route("/images/{name}/json", get(compat::images::inspect))
         .route("/images/{name}/tag", post(libpod::images::tag))
         .route("/images/create", watch(compat::images::create))
+        .route("/images/get", get(compat::images::save_many))
         .route("/images/json", get(compat::images::list))
         .route("/images/load", post(compat::images::load))
         // Networks
@@ -207,12 +211,10 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/libpod/generate/{name}/systemd", "Generate Systemd Units"),
     (POST, "/libpod/kube/apply", "Apply Kubernetes YAML to a cluster"),
     (POST, "/libpod/build", "Create image"),
-    (GET, "/libpod/images/{name}/get", "Export an image"),
     (POST, "/libpod/images/{name}/push", "Push Image"),
     (GET, "/libpod/images/{name}/tree", "Image tree"),
     (POST, "/libpod/images/{name}/untag", "Untag an image"),
     (GET, "/libpod/images/{name}/changes", "Report changes of an image's file system"),
-    (GET, "/libpod/images/export", "Export multiple images"),
     (POST, "/libpod/images/import", "Import image"),
     (POST, "/libpod/images/prune", "Prune unused images"),
     (GET, "/libpod/images/search", "Search images"),
@@ -253,9 +255,7 @@ const DOCKER_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/containers/{name}/top", "List processes running inside a container"),
     (POST, "/containers/{name}/update", "Update a container"),
     (POST, "/build", "Create image"),
-    (GET, "/images/{name}/get", "Export an image"),
     (POST, "/images/{name}/push", "Push Image"),
-    (GET, "/images/get", "Export several images"),
     (POST, "/images/prune", "Prune unused images"),
     (GET, "/images/search", "Search images"),
     (POST, "/networks/{name}/connect", "Connect container to network"),

@@ -39,6 +39,31 @@ pub fn reply(
     reply
 }
 
+/// 200 with a file's bytes. A file that stays incomplete, by an error or the server's end, breaks the connection:
+/// nobody takes it for the whole.
+pub fn file(content_type: &'static str, pieces: BoxStream<Bytes>, closing: &CancellationToken) -> Reply {
+    let closing = closing.clone();
+    let pieces = stream::unfold(Some((pieces, closing)), |state| async {
+        let (mut pieces, closing) = state?;
+        let piece = tokio::select! {
+            biased;
+            () = closing.cancelled() => Err(std::io::Error::other("the server ends")),
+            piece = pieces.next() => match piece? {
+                Ok(piece) => Ok(piece),
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "a file was sent in part");
+                    Err(std::io::Error::other(error))
+                }
+            },
+        };
+        let rest = piece.is_ok().then_some((pieces, closing));
+        Some((piece, rest))
+    });
+    let mut reply = Response::new(Body::from_stream(pieces));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
 /// Where a long operation writes its JSON records.
 #[derive(Clone)]
 pub struct Records(mpsc::UnboundedSender<Option<Bytes>>);

@@ -5,8 +5,11 @@
 //! lead at most to another place in the same layer, as they would for docker, which unpacks in a chroot.
 //! Entries, bytes, path lengths and depth are bounded.
 //!
+//! What is in the tar beside the files' content goes to the layer's recipe ([`super::recipe`]).
+//!
 //! OCI whiteouts become overlayfs's: `.wh.NAME` a character device 0:0, `.wh..wh..opq` an attribute.
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -28,6 +31,7 @@ use xattr::FileExt;
 
 use super::digest::Digest;
 use super::entries::{Entries, Entry, EntryKind, TarError};
+use super::recipe::{RecipeWriter, Recorded};
 
 const WHITEOUT: &str = ".wh.";
 /// Reserved by aufs, which invented the format: only the opaque mark means anything.
@@ -109,19 +113,23 @@ pub struct Expected {
 }
 
 /// Reads a blob to its end in one pass: verifies, decompresses, verifies again and unpacks into `root`, an empty
-/// directory. Returns the size of the files in bytes. After an error `root` holds rubbish.
+/// directory, noting in `recipe` how to write its tar again. Returns the size of the files in bytes. After an error
+/// `root` and `recipe` hold rubbish.
 pub fn unpack_blob(
     blob: &mut dyn Read,
     expected: &Expected,
     root: &Path,
+    recipe: Option<File>,
     limits: &Limits,
 ) -> Result<u64, LayerError> {
+    let failed = |source| LayerError::Write { path: root.to_owned(), source };
+    let recipe = RefCell::new(RecipeWriter::new(recipe).map_err(failed)?);
     let limit = expected.blob.as_ref().map(|(_, size)| *size);
     let mut blob = BufReader::with_capacity(
         COPY_BYTES,
         Checked { input: blob, hash: expected.blob.as_ref().map(|_| Sha256::new()), count: 0, limit },
     );
-    let outcome = unpack_compressed(&mut blob, root, limits);
+    let outcome = unpack_compressed(&mut blob, root, &recipe, limits);
     if let Some((digest, size)) = &expected.blob {
         // If the bytes are not the right ones, that is the error, and not what made no sense in them.
         let is_about_content = match &outcome {
@@ -148,6 +156,7 @@ pub fn unpack_blob(
     if diff_id != expected.diff_id {
         return Err(LayerError::DiffId { expected: expected.diff_id.clone(), found: diff_id });
     }
+    recipe.into_inner().finish().map_err(failed)?;
     Ok(size_bytes)
 }
 
@@ -163,24 +172,32 @@ pub fn decompress<'a>(input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Rea
 fn unpack_compressed(
     blob: &mut dyn BufRead,
     root: &Path,
+    recipe: &RefCell<RecipeWriter>,
     limits: &Limits,
 ) -> Result<(u64, Digest), LayerError> {
     match sniff(blob).map_err(LayerError::Read)? {
-        Sniffed::Gzip(input) => unpack_hashed(flate2::bufread::MultiGzDecoder::new(input), root, limits),
+        Sniffed::Gzip(input) => {
+            unpack_hashed(flate2::bufread::MultiGzDecoder::new(input), root, recipe, limits)
+        }
         Sniffed::Zstd(input) => {
             let decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(LayerError::Decompress)?;
-            unpack_hashed(decoder, root, limits)
+            unpack_hashed(decoder, root, recipe, limits)
         }
-        Sniffed::Plain(input) => unpack_hashed(input, root, limits),
+        Sniffed::Plain(input) => unpack_hashed(input, root, recipe, limits),
     }
 }
 
-fn unpack_hashed(tar: impl Read, root: &Path, limits: &Limits) -> Result<(u64, Digest), LayerError> {
+fn unpack_hashed(
+    tar: impl Read,
+    root: &Path,
+    recipe: &RefCell<RecipeWriter>,
+    limits: &Limits,
+) -> Result<(u64, Digest), LayerError> {
     let mut tar = Checked { input: tar, hash: Some(Sha256::new()), count: 0, limit: None };
-    let size_bytes = unpack(&mut tar, root, limits)?;
+    let size_bytes = unpack(&mut tar, root, recipe, limits)?;
     // Padding after the end of the archive belongs to the digest.
-    let rest =
-        io::copy(&mut (&mut tar).take(limits.bytes), &mut io::sink()).map_err(LayerError::Decompress)?;
+    let rest = Recorded { input: &mut tar, recipe };
+    let rest = io::copy(&mut rest.take(limits.bytes), &mut io::sink()).map_err(LayerError::Decompress)?;
     if rest == limits.bytes {
         return Err(LayerError::TooBig(limits.bytes));
     }
@@ -188,12 +205,18 @@ fn unpack_hashed(tar: impl Read, root: &Path, limits: &Limits) -> Result<(u64, D
 }
 
 /// Unpacks a tar stream into `root`, an existing directory; returns the size of its files in bytes.
-pub fn unpack(tar: impl Read, root: &Path, limits: &Limits) -> Result<u64, LayerError> {
+pub fn unpack(
+    tar: impl Read,
+    root: &Path,
+    recipe: &RefCell<RecipeWriter>,
+    limits: &Limits,
+) -> Result<u64, LayerError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = open(root, flags, Mode::empty())
         .map_err(|errno| LayerError::Write { path: root.to_owned(), source: errno.into() })?;
     let mut unpacker = Unpacker {
         root: directory,
+        recipe,
         parent: None,
         directories: Vec::new(),
         path_bytes: 0,
@@ -201,7 +224,7 @@ pub fn unpack(tar: impl Read, root: &Path, limits: &Limits) -> Result<u64, Layer
         limits: *limits,
         buffer: vec![0; COPY_BYTES],
     };
-    let mut entries = Entries::new(tar, limits.entries);
+    let mut entries = Entries::new(Recorded { input: tar, recipe }, limits.entries);
     while let Some(entry) = entries.next()? {
         unpacker.entry(&entry, &mut entries.data())?;
     }
@@ -252,8 +275,9 @@ fn sniff<R: BufRead>(mut input: R) -> io::Result<Sniffed<R>> {
     })
 }
 
-struct Unpacker {
+struct Unpacker<'a> {
     root: OwnedFd,
+    recipe: &'a RefCell<RecipeWriter>,
     /// The directory that was resolved last: entries of one directory mostly follow each other.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Modification times, set when nothing is written into the directories any more.
@@ -273,7 +297,7 @@ enum Replaced {
     Whiteout,
 }
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn entry(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), LayerError> {
         let path = clean(&entry.path, self.limits.depth)?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
@@ -339,10 +363,14 @@ impl Unpacker {
         };
         let mut file = File::from(file.map_err(|errno| failed(errno.into()))?);
         match &entry.chunks {
-            None => copy(data, &mut file, entry.size_bytes, &mut self.buffer, path)?,
+            None => {
+                self.recipe.borrow_mut().content_follows(path, 0, entry.size_bytes);
+                copy(data, &mut file, entry.size_bytes, &mut self.buffer, path)?;
+            }
             Some(chunks) => {
                 for chunk in chunks {
                     file.seek(SeekFrom::Start(chunk.offset)).map_err(failed)?;
+                    self.recipe.borrow_mut().content_follows(path, chunk.offset, chunk.length);
                     copy(data, &mut file, chunk.length, &mut self.buffer, path)?;
                 }
                 file.set_len(entry.size_bytes).map_err(failed)?;
@@ -482,11 +510,15 @@ impl Unpacker {
                 return Ok(Replaced::Directory);
             }
             std::fs::remove_dir_all(proc_path(parent).join(name)).map_err(failed)?;
+            self.recipe.borrow_mut().give_up();
             // It may have been inside.
             self.parent = None;
             return Ok(Replaced::Nothing);
         }
         unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).map_err(|errno| failed(errno.into()))?;
+        if !is_whiteout(&stat) {
+            self.recipe.borrow_mut().give_up();
+        }
         // A link that led there leads elsewhere now.
         self.parent = None;
         Ok(if is_whiteout(&stat) { Replaced::Whiteout } else { Replaced::Nothing })

@@ -15,6 +15,10 @@ struct Place {
     directory: TempDir,
 }
 
+fn no_recipe() -> RefCell<RecipeWriter> {
+    RefCell::new(RecipeWriter::new(None).unwrap())
+}
+
 impl Place {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
@@ -35,7 +39,7 @@ impl Place {
     }
 
     fn unpack(&self, layer: Layer) -> Result<u64, LayerError> {
-        unpack(&layer.tar()[..], &self.layer(), &Limits::default())
+        unpack(&layer.tar()[..], &self.layer(), &no_recipe(), &Limits::default())
     }
 
     #[track_caller]
@@ -384,7 +388,7 @@ fn node_sparse_files_have_holes() {
 fn node_sizes_and_counts_are_bounded() {
     let place = Place::new();
     let limits = Limits { entries: 10, bytes: 1000, depth: 4, path_bytes: 200 };
-    let unpack = |layer: Layer| unpack(&layer.tar()[..], &place.layer(), &limits);
+    let unpack = |layer: Layer| unpack(&layer.tar()[..], &place.layer(), &no_recipe(), &limits);
     let many = (0..11).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), 0o644, b""));
     assert!(matches!(unpack(many), Err(LayerError::Tar(TarError::TooManyEntries(10)))));
     let big = Layer::new().file("a", 0o644, &[0; 600]).file("b", 0o644, &[0; 600]);
@@ -417,7 +421,7 @@ fn expected(blob: &[u8], tar: &[u8]) -> Expected {
 
 fn unpack_bytes(mut blob: &[u8], expected: &Expected) -> Result<u64, LayerError> {
     let place = Place::new();
-    unpack_blob(&mut blob, expected, &place.layer(), &Limits::default())
+    unpack_blob(&mut blob, expected, &place.layer(), None, &Limits::default())
 }
 
 #[test]
@@ -466,7 +470,7 @@ fn node_a_decompression_bomb_stops_at_the_limit() {
     tar.truncate(1024);
     let blob = [zstd::encode_all(&tar[..], 1).unwrap(), zeros].concat();
     let limits = Limits { bytes: 1 << 20, ..Limits::default() };
-    let outcome = unpack_blob(&mut &blob[..], &expected(&blob, b""), &place.layer(), &limits);
+    let outcome = unpack_blob(&mut &blob[..], &expected(&blob, b""), &place.layer(), None, &limits);
     assert!(matches!(outcome, Err(LayerError::TooBig(_))), "{outcome:?}");
 }
 

@@ -100,9 +100,10 @@ impl Layers {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let mut blob = blob.await?;
         let ingest = self.content.begin_layer()?;
+        let recipe = ingest.create_recipe()?;
         let limits = self.limits;
         let unpack = move || {
-            let size_bytes = unpack_blob(&mut *blob, &expected, ingest.path(), &limits)?;
+            let size_bytes = unpack_blob(&mut *blob, &expected, ingest.path(), Some(recipe), &limits)?;
             Ok((ingest, size_bytes))
         };
         let (ingest, size_bytes) = tokio::task::spawn_blocking(unpack)

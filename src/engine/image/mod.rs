@@ -2,7 +2,7 @@
 //!
 //! [`ImageStore`] is all the rest of the engine sees. A pull or a load goes the same way: [`manifest`] says what is
 //! needed, [`layers`] makes what is missing (each layer once, whoever asks), [`layer`] unpacks what strangers wrote,
-//! [`store`] keeps it, [`records`] decides about names; the record is committed last, so that an image is visible
+//! [`recipe`] notes how it was packed, [`store`] keeps it, [`records`] decides about names; the record is committed last, so that an image is visible
 //! only when all of it is on disk.
 //!
 //! Records are read from memory and never wait for a pull. Spawned: one blocking task per layer being unpacked.
@@ -16,10 +16,12 @@ pub mod layer;
 mod layers;
 mod manifest;
 mod pull;
+mod recipe;
 mod records;
 pub mod reference;
 pub mod registries_conf;
 mod registry;
+mod save;
 mod store;
 
 use std::collections::{HashMap, HashSet};
@@ -45,6 +47,7 @@ use manifest::{CheckedConfig, Platform};
 use records::{FoundBy, LookupError, Records};
 use reference::ImageReference;
 use registries_conf::{ConfPaths, RegistriesConf};
+pub use save::ArchiveFormat;
 use store::{Content, ContentError};
 
 /// An image as the engine knows it.

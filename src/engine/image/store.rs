@@ -3,12 +3,13 @@
 //! ```text
 //! ROOT/layers/<chain id>      an unpacked layer: an overlayfs lower directory, never changed once it has this name
 //! ROOT/layers/empty           stands in for an image without layers
+//! ROOT/recipes/<chain id>     how to write the layer's tar again: see [`super::recipe`]
 //! ROOT/blobs/sha256/<digest>  manifests and configurations exactly as fetched
 //! ROOT/*/tmp-<random>         being made or being removed; rubbish after a crash
 //! ```
 //!
-//! Compressed layers are not kept: they would double the disk an image takes, and save and push can make them
-//! again from the unpacked layer (with another digest, as podman does).
+//! Compressed layers are not kept: they would double the disk an image takes. Save and push write the tar again,
+//! and push compresses it (to a blob of another digest, as podman does).
 //!
 //! This module knows nothing of image records: which layers are wanted is said by its caller.
 
@@ -56,30 +57,41 @@ pub struct Content {
 
 struct Inner {
     layers: PathBuf,
+    recipes: PathBuf,
     blobs: PathBuf,
     /// How many syncs were asked for, and which of them the last finished one covers.
     asked: AtomicU64,
     covered: tokio::sync::Mutex<u64>,
 }
 
-/// A directory that becomes a layer, or is removed when dropped.
+/// A directory and a recipe that become a layer, or are removed when dropped.
 pub struct Ingest {
     path: Option<PathBuf>,
+    recipe: PathBuf,
 }
 
 impl Ingest {
     pub fn path(&self) -> &Path {
         self.path.as_deref().expect("it has a path until it is committed")
     }
+
+    /// The file for its recipe, empty.
+    pub fn create_recipe(&self) -> Result<File, ContentError> {
+        File::create_new(&self.recipe).map_err(ContentError::at("make", &self.recipe))
+    }
 }
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(error) = fs::remove_dir_all(path)
-            && error.kind() != io::ErrorKind::NotFound
+        let Some(path) = &self.path else { return };
+        for (path, removed) in
+            [(path, fs::remove_dir_all(path)), (&self.recipe, fs::remove_file(&self.recipe))]
         {
-            tracing::warn!(path = %path.display(), %error, "a half-done layer stays until the next start");
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "a half-done layer stays until the next start");
+            }
         }
     }
 }
@@ -93,9 +105,10 @@ impl Content {
         wanted_blobs: &HashSet<Digest>,
     ) -> Result<Self, ContentError> {
         let layers = root.join("layers");
+        let recipes = root.join("recipes");
         let blobs = root.join("blobs/sha256");
         // Layers hold setuid programs; only containers are to reach them.
-        for directory in [&layers, &blobs] {
+        for directory in [&layers, &recipes, &blobs] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -107,15 +120,21 @@ impl Content {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.map_err(ContentError::at("make directory", &empty))?,
         }
-        let inner = Inner { layers, blobs, asked: AtomicU64::new(0), covered: tokio::sync::Mutex::new(0) };
+        let inner =
+            Inner { layers, recipes, blobs, asked: AtomicU64::new(0), covered: tokio::sync::Mutex::new(0) };
         let content = Self { inner: Arc::new(inner) };
         clear(&content.inner.layers, wanted_layers)?;
+        clear(&content.inner.recipes, wanted_layers)?;
         clear(&content.inner.blobs, wanted_blobs)?;
         Ok(content)
     }
 
     pub fn layer_path(&self, chain_id: &Digest) -> PathBuf {
         self.inner.layers.join(chain_id.hex())
+    }
+
+    pub fn recipe_path(&self, chain_id: &Digest) -> PathBuf {
+        self.inner.recipes.join(chain_id.hex())
     }
 
     pub fn empty_layer_path(&self) -> PathBuf {
@@ -128,9 +147,9 @@ impl Content {
 
     /// An empty directory to unpack into.
     pub fn begin_layer(&self) -> Result<Ingest, ContentError> {
-        let path = self.inner.layers.join(temporary_name());
-        fs::DirBuilder::new().mode(0o755).create(&path).map_err(ContentError::at("make directory", &path))?;
-        let ingest = Ingest { path: Some(path) };
+        let ingest = self.temporary_layer();
+        let path = ingest.path();
+        fs::DirBuilder::new().mode(0o755).create(path).map_err(ContentError::at("make directory", path))?;
         // The daemon's umask does not count.
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(ingest.path(), fs::Permissions::from_mode(0o755))
@@ -141,18 +160,34 @@ impl Content {
     /// Gives a layer its name. Its content must have been synced; the name is durable after
     /// [`Content::sync_names`].
     pub fn commit_layer(&self, mut ingest: Ingest, chain_id: &Digest) -> Result<(), ContentError> {
+        let target = self.recipe_path(chain_id);
+        match fs::rename(&ingest.recipe, &target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(ContentError::at("name recipe", &target))?,
+        }
         let target = self.layer_path(chain_id);
         fs::rename(ingest.path(), &target).map_err(ContentError::at("name layer", &target))?;
         ingest.path = None;
         Ok(())
     }
 
+    fn temporary_layer(&self) -> Ingest {
+        let name = temporary_name();
+        Ingest { path: Some(self.inner.layers.join(&name)), recipe: self.inner.recipes.join(name) }
+    }
+
     /// Takes the layer's name away at once; the files are gone when the returned value is dropped.
     pub fn remove_layer(&self, chain_id: &Digest) -> Result<Ingest, ContentError> {
         let path = self.layer_path(chain_id);
-        let removed = self.inner.layers.join(temporary_name());
-        fs::rename(&path, &removed).map_err(ContentError::at("remove layer", &path))?;
-        Ok(Ingest { path: Some(removed) })
+        let removed = self.temporary_layer();
+        fs::rename(&path, removed.path()).map_err(ContentError::at("remove layer", &path))?;
+        // A layer that is made again brings its own recipe.
+        let recipe = self.recipe_path(chain_id);
+        match fs::rename(&recipe, &removed.recipe) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(ContentError::at("remove recipe", &recipe))?,
+        }
+        Ok(removed)
     }
 
     /// Writes a blob durably, except for its name: see [`Content::sync_names`].
@@ -213,7 +248,7 @@ impl Content {
 
     /// Returns when the names of layers and blobs are on disk.
     pub fn sync_names(&self) -> Result<(), ContentError> {
-        for directory in [&self.inner.layers, &self.inner.blobs] {
+        for directory in [&self.inner.layers, &self.inner.recipes, &self.inner.blobs] {
             File::open(directory)
                 .and_then(|directory| directory.sync_all())
                 .map_err(ContentError::at("sync", directory))?;

@@ -257,3 +257,6 @@ mod registry;
 
 #[path = "pull_tests.rs"]
 mod pulls;
+
+#[path = "save_tests.rs"]
+mod saves;

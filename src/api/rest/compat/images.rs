@@ -20,7 +20,7 @@ use crate::api::rest::stream::{Records, records};
 use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::{Outcome, registry_auth, reply, time};
 use crate::engine::Engine;
-use crate::engine::image::{ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
+use crate::engine::image::{ArchiveFormat, ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
 
 /// How often the progress of one layer is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
@@ -292,6 +292,18 @@ fn progress_lines(records: Records) -> ProgressSink {
             PullProgress::Done { .. } => {}
         }
     })
+}
+
+pub async fn save(State(context): State<Context>, Path(name): Path<String>) -> Outcome {
+    libpod::save_reply(&context, &[name], ArchiveFormat::Docker).await
+}
+
+pub async fn save_many(State(context): State<Context>, query: Query) -> Outcome {
+    let names = query.list("names");
+    if names.is_empty() {
+        return Err(ApiError::bad_request("no names of images to export"));
+    }
+    libpod::save_reply(&context, &names, ArchiveFormat::Docker).await
 }
 
 #[derive(Serialize)]

@@ -17,13 +17,13 @@ use crate::api::error::{ApiError, Dialect};
 use crate::api::rest::Context;
 use crate::api::rest::extract::{Filters, Path, Query};
 use crate::api::rest::filter::{self, LabelFilter, unknown};
-use crate::api::rest::stream::{Records, records};
+use crate::api::rest::stream::{self, Records, records};
 use crate::api::rest::{Outcome, registry_auth, reply, time};
 use crate::engine::Engine;
 use crate::engine::container::ContainerFilter;
 use crate::engine::error::{EngineError, ErrorKind, Subject};
 use crate::engine::id::ContainerId;
-use crate::engine::image::{ImageRecord, PullOptions, PullPolicy, PullProgress};
+use crate::engine::image::{ArchiveFormat, ImageRecord, PullOptions, PullPolicy, PullProgress};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -566,6 +566,39 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What tar archives are sent as.
+const TAR: &str = "application/x-tar";
+
+pub async fn save(State(context): State<Context>, Path(name): Path<String>, query: Query) -> Outcome {
+    save_reply(&context, &[name], archive_format(&query)?).await
+}
+
+pub async fn save_many(State(context): State<Context>, query: Query) -> Outcome {
+    let references = query.list("references");
+    if references.is_empty() {
+        return Err(ApiError::bad_request("no references of images to export"));
+    }
+    save_reply(&context, &references, archive_format(&query)?).await
+}
+
+/// Images in one archive, as it is made.
+pub async fn save_reply(context: &Context, images: &[String], format: ArchiveFormat) -> Outcome {
+    let archive = context.engine.save_images(images, format).await?;
+    Ok(stream::file(TAR, archive, &context.closing))
+}
+
+fn archive_format(query: &Query) -> Result<ArchiveFormat, ApiError> {
+    match query.filled("format") {
+        Some("docker-archive") => Ok(ArchiveFormat::Docker),
+        // podman's service has this default, its clients always say what they want.
+        None | Some("oci-archive") => Ok(ArchiveFormat::Oci),
+        Some(directory @ ("oci-dir" | "docker-dir")) => {
+            Err(ApiError::not_supported(format!("saving an image as {directory}")))
+        }
+        Some(other) => Err(ApiError::bad_parameter("format", format!("{other:?} is no archive format"))),
     }
 }
 
