@@ -11,7 +11,7 @@ use super::container::RemoveOptions;
 use super::error::{ErrorKind, Result};
 use super::event::{Event, EventAction, EventKind};
 use super::id::{ContainerId, ImageId, NameOrId, NetworkName};
-use super::image::{ImageRecord, ProgressSink, PullOptions};
+use super::image::{ImageRecord, ProgressSink, PrunedImage, PullOptions};
 use super::inner::Inner;
 use super::network::{NetworkCreate, NetworkRecord};
 use super::{RemovedImage, container::spec::NetworkMode};
@@ -75,6 +75,29 @@ impl Inner {
         let deleted = removed.deleted.iter().map(|id| image_event(id, image, EventAction::Remove));
         self.tell(untagged.chain(deleted).collect()).await;
         Ok(removed)
+    }
+
+    pub async fn untag_image(&self, image: &str, names: &[String]) -> Result<()> {
+        let (id, untagged) = self.images.untag(image, names).await?;
+        self.tell(untagged.iter().map(|name| image_event(&id, name, EventAction::Untag)).collect()).await;
+        Ok(())
+    }
+
+    /// Images that are `wanted` away and that no container uses.
+    pub async fn prune_images(
+        &self,
+        wanted: &(dyn Fn(&ImageRecord) -> bool + Send + Sync),
+    ) -> Result<Vec<PrunedImage>> {
+        let in_use = |id: &ImageId| !self.users_of_image(id).is_empty();
+        let pruned = self.images.prune(wanted, &in_use).await?;
+        let mut events = Vec::new();
+        for image in &pruned {
+            let untagged = image.removed.untagged.iter();
+            events.extend(untagged.map(|name| image_event(&image.id, name, EventAction::Untag)));
+            events.push(image_event(&image.id, image.id.as_str(), EventAction::Remove));
+        }
+        self.tell(events).await;
+        Ok(pruned)
     }
 
     fn users_of_image(&self, id: &ImageId) -> Vec<ContainerId> {

@@ -311,6 +311,20 @@ impl Engine {
         let image = image.to_owned();
         self.inner.detached(async move { inner.remove_image(&image, force).await }).await
     }
+    /// Takes `names`, or all, from the image; it stays, even without a name.
+    pub async fn untag_image(&self, image: &str, names: &[String]) -> Result<()> {
+        let inner = self.inner.clone();
+        let (image, names) = (image.to_owned(), names.to_vec());
+        self.inner.detached(async move { inner.untag_image(&image, &names).await }).await
+    }
+    /// Removes the images that are `wanted` away and that no container uses, with all their names.
+    pub async fn prune_images(
+        &self,
+        wanted: impl Fn(&ImageRecord) -> bool + Send + Sync + 'static,
+    ) -> Result<Vec<image::PrunedImage>> {
+        let inner = self.inner.clone();
+        self.inner.detached(async move { inner.prune_images(&wanted).await }).await
+    }
 
     // Volumes.
 

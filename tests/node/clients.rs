@@ -273,6 +273,48 @@ fn saved_images_are_read_by_every_other_tool() {
 }
 
 #[test]
+fn images_lose_names_and_unused_ones_are_pruned() {
+    let node = node();
+    let count = || ok(&node, "podman", &["images", "-q", "--no-trunc"]).lines().count();
+    let reload = || node.load_busybox();
+    ok(&node, "podman", &["tag", IMAGE, "localhost/other:2"]);
+    ok(&node, "podman", &["untag", IMAGE, "localhost/other:2"]);
+    assert_eq!(ok(&node, "podman", &["images", "--format", "{{.Repository}}:{{.Tag}}"]), IMAGE);
+    assert!(!run(&node, "podman", &["untag", IMAGE, "localhost/other:2"]).status.success());
+    let id = ok(&node, "podman", &["inspect", "--type", "image", IMAGE, "--format", "{{.Id}}"]);
+
+    // With a name it is not dangling, with a container not unused.
+    for program in ["podman", "docker"] {
+        ok(&node, program, &["image", "prune", "-f"]);
+        ok(&node, program, &["create", "--name", "user", IMAGE]);
+        ok(&node, program, &["image", "prune", "-a", "-f"]);
+        assert_eq!(count(), 1, "{program}");
+        ok(&node, program, &["rm", "user"]);
+        let filtered = ok(&node, program, &["image", "prune", "-a", "-f", "--filter", "label=no=such"]);
+        assert!(!filtered.contains(&id) && count() == 1, "{program}: {filtered}");
+        ok(&node, program, &["image", "prune", "-a", "-f", "--filter", "until=2000-01-01T00:00:00Z"]);
+        assert_eq!(count(), 1, "{program}");
+        let pruned = ok(&node, program, &["image", "prune", "-a", "-f", "--filter", "label!=no=such"]);
+        assert!(pruned.contains(&id), "{program}: {pruned}");
+        assert_eq!(count(), 0, "{program}");
+        reload();
+        ok(&node, "podman", &["untag", IMAGE]);
+        assert_eq!(count(), 1);
+        let pruned = ok(&node, program, &["image", "prune", "-f"]);
+        assert!(pruned.contains(&id) && count() == 0, "{program}: {pruned}");
+        reload();
+    }
+
+    // Ours.
+    node.ok(&["tag", IMAGE, "localhost/a:1", "localhost/b"]);
+    let removed = node.ok(&["rmi", "localhost/b", "localhost/a:1"]);
+    assert_eq!(removed, "Untagged: localhost/b:latest\nUntagged: localhost/a:1\n");
+    let missing = node.selkie(&["rmi", "localhost/nope"]);
+    assert_eq!(missing.status.code(), Some(1), "{}", text(&missing.stderr));
+    assert!(node.ok(&["rmi", IMAGE]).contains(&format!("Deleted: {id}")));
+}
+
+#[test]
 fn networks_and_pods_come_and_go() {
     let node = node();
     for program in ["podman", "docker"] {

@@ -197,6 +197,11 @@ impl Filters {
         self.0.iter().map(|(name, values)| (name.as_str(), values.as_slice()))
     }
 
+    pub fn without(&self, name: &str) -> Self {
+        let others = self.0.iter().filter(|(key, _)| key.as_str() != name);
+        Self(others.map(|(key, values)| (key.clone(), values.clone())).collect())
+    }
+
     pub fn values(&self, name: &str) -> &[String] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }

@@ -81,9 +81,11 @@ where
         .route("/libpod/images/{name}/history", get(libpod::images::history))
         .route("/libpod/images/{name}/json", get(libpod::images::inspect))
         .route("/libpod/images/{name}/tag", post(libpod::images::tag))
+        .route("/libpod/images/{name}/untag", post(libpod::images::untag))
         .route("/libpod/images/export", get(libpod::images::save_many))
         .route("/libpod/images/json", get(libpod::images::list))
         .route("/libpod/images/load", post(libpod::images::load))
+        .route("/libpod/images/prune", post(libpod::images::prune))
         .route("/libpod/images/pull", watch(libpod::images::pull))
         .route("/libpod/images/{name}/resolve", get(libpod::images::resolve))
         // Networks
@@ -160,6 +162,7 @@ where
         .route("/images/get", get(compat::images::save_many))
         .route("/images/json", get(compat::images::list))
         .route("/images/load", post(compat::images::load))
+        .route("/images/prune", post(compat::images::prune))
         // Networks
         .route("/networks", get(compat::networks::list))
         .route("/networks/{name}", get(compat::networks::inspect).merge(delete(compat::networks::remove)))
@@ -213,10 +216,8 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (POST, "/libpod/build", "Create image"),
     (POST, "/libpod/images/{name}/push", "Push Image"),
     (GET, "/libpod/images/{name}/tree", "Image tree"),
-    (POST, "/libpod/images/{name}/untag", "Untag an image"),
     (GET, "/libpod/images/{name}/changes", "Report changes of an image's file system"),
     (POST, "/libpod/images/import", "Import image"),
-    (POST, "/libpod/images/prune", "Prune unused images"),
     (GET, "/libpod/images/search", "Search images"),
     (POST, "/libpod/images/scp/{name}", "Copy an image between hosts"),
     (DELETE, "/libpod/manifests/{name}", "Remove"),
@@ -256,7 +257,6 @@ const DOCKER_NOT_OFFERED: &[NotOffered] = &[
     (POST, "/containers/{name}/update", "Update a container"),
     (POST, "/build", "Create image"),
     (POST, "/images/{name}/push", "Push Image"),
-    (POST, "/images/prune", "Prune unused images"),
     (GET, "/images/search", "Search images"),
     (POST, "/networks/{name}/connect", "Connect container to network"),
     (POST, "/networks/{name}/disconnect", "Disconnect container from network"),

@@ -15,6 +15,7 @@ pub mod entries;
 pub mod layer;
 mod layers;
 mod manifest;
+mod prune;
 mod pull;
 mod recipe;
 mod records;
@@ -44,6 +45,7 @@ use digest::Digest;
 use layer::{LayerError, Limits};
 use layers::{Held, Layers};
 use manifest::{CheckedConfig, Platform};
+pub use prune::PrunedImage;
 use records::{FoundBy, LookupError, Records};
 use reference::ImageReference;
 use registries_conf::{ConfPaths, RegistriesConf};
@@ -362,7 +364,6 @@ impl ImageStore {
         in_use: &(dyn Fn(&ImageId) -> Vec<String> + Send + Sync),
     ) -> Result<RemovedImage> {
         let changing = Arc::clone(&self.shared.changing).lock_owned().await;
-        let records = self.shared.records();
         let (record, found_by) = self.find(image)?;
         let untagged = match found_by {
             FoundBy::Name(name) => vec![name],
@@ -386,25 +387,11 @@ impl ImageStore {
                 return Err(EngineError::new(ErrorKind::InUse, Subject::Image(image.to_owned()), detail));
             }
             removed.deleted.push(record.id.clone());
-            (Vec::new(), vec![record.id.clone()])
+            (Vec::new(), vec![Arc::clone(&record)])
         } else {
             (vec![Arc::new(left)], Vec::new())
         };
-        let shared = Arc::clone(&self.shared);
-        let blobs = if gone.is_empty() { Vec::new() } else { blobs_of(&record) };
-        let change = async move {
-            shared.publish(&records, changed, gone).await?;
-            for blob in blobs {
-                if let Err(error) = shared.content.remove_blob(&blob) {
-                    let error = crate::engine::error::chain(&error);
-                    tracing::warn!(blob = %blob, error, "a blob stays until the next start");
-                }
-            }
-            shared.remove_unused_layers();
-            drop(changing);
-            Ok::<_, StoreError>(())
-        };
-        uncancelled(change)
+        self.take_away(changing, changed, gone)
             .await
             .map_err(|error| EngineError::internal(image_subject(&record), "remove", error))?;
         Ok(removed)

@@ -260,3 +260,6 @@ mod pulls;
 
 #[path = "save_tests.rs"]
 mod saves;
+
+#[path = "prune_tests.rs"]
+mod prunes;

@@ -18,9 +18,9 @@ use crate::api::rest::libpod::images::{
 };
 use crate::api::rest::stream::{Records, records};
 use crate::api::rest::version::{ApiVersion, is_before};
-use crate::api::rest::{Outcome, registry_auth, reply, time};
-use crate::engine::Engine;
+use crate::api::rest::{Outcome, filter, registry_auth, reply, time};
 use crate::engine::image::{ArchiveFormat, ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
+use crate::engine::{Engine, RemovedImage};
 
 /// How often the progress of one layer is told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
@@ -167,9 +167,35 @@ enum Deleted {
 pub async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
     let force = query.flag("force")?;
     let removed = engine.remove_image(&name, force).await?;
+    Ok(reply::json(&deleted(removed).collect::<Vec<_>>()))
+}
+
+fn deleted(removed: RemovedImage) -> impl Iterator<Item = Deleted> {
     let untagged = removed.untagged.into_iter().map(|name| Deleted::Untagged { name });
-    let deleted = removed.deleted.iter().map(|id| Deleted::Deleted { id: format!("sha256:{id}") });
-    Ok(reply::json(&untagged.chain(deleted).collect::<Vec<_>>()))
+    let deleted = removed.deleted.into_iter().map(|id| Deleted::Deleted { id: format!("sha256:{id}") });
+    untagged.chain(deleted)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PruneReport {
+    /// docker has null where nothing was removed.
+    images_deleted: Option<Vec<Deleted>>,
+    space_reclaimed: u64,
+}
+
+pub async fn prune(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filters = query.filters()?;
+    // What docker's clients mean by `--all`.
+    let all = match filter::flag(&filters, "dangling")? {
+        Some(dangling) => !dangling,
+        None => query.flag("all")?,
+    };
+    let filter = libpod::ImageFilter::of_prune(&filters.without("dangling"), all, &engine)?;
+    let pruned = engine.prune_images(move |image| filter.matches(image, false)).await?;
+    let space_reclaimed = pruned.iter().map(|image| image.reclaimed_bytes).sum();
+    let images: Vec<_> = pruned.into_iter().flat_map(|image| deleted(image.removed)).collect();
+    Ok(reply::json(&PruneReport { images_deleted: (!images.is_empty()).then_some(images), space_reclaimed }))
 }
 
 #[derive(Default, Serialize)]

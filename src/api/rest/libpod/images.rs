@@ -121,12 +121,13 @@ pub fn listed(engine: &Engine, query: &Query) -> Result<Vec<Arc<ImageRecord>>, A
     Ok(images)
 }
 
-struct ImageFilter(Vec<Condition>);
+pub struct ImageFilter(Vec<Condition>);
 
 enum Condition {
     Id(Vec<String>),
     Reference(Vec<String>),
     Labels(Vec<LabelFilter>),
+    NoLabels(Vec<LabelFilter>),
     Dangling(bool),
     InUse(bool),
     CreatedBefore(Timestamp),
@@ -150,6 +151,7 @@ impl ImageFilter {
                 "id" => Condition::Id(values.to_vec()),
                 "reference" => Condition::Reference(values.to_vec()),
                 "label" => Condition::Labels(LabelFilter::parse_all(values)),
+                "label!" => Condition::NoLabels(LabelFilter::parse_all(values)),
                 "dangling" => Condition::Dangling(filter::flag(filters, name)?.unwrap_or(false)),
                 "containers" => Condition::InUse(filter::flag(filters, name)?.unwrap_or(false)),
                 "before" => Condition::CreatedBefore(created(values)?.unwrap_or(now)),
@@ -165,7 +167,19 @@ impl ImageFilter {
         Ok(Self(conditions))
     }
 
-    fn matches(&self, image: &ImageRecord, in_use: bool) -> bool {
+    /// What a prune removes of the unused images: those without a name, or with `all` any; of them, what
+    /// matches the filters.
+    pub fn of_prune(filters: &Filters, all: bool, engine: &Engine) -> Result<Self, ApiError> {
+        // podman's clients may send `all` among the filters.
+        let all = all || filter::flag(filters, "all")?.unwrap_or(false);
+        let mut filter = Self::parse(&filters.without("all"), engine, Timestamp::now())?;
+        if !all {
+            filter.0.push(Condition::Dangling(true));
+        }
+        Ok(filter)
+    }
+
+    pub fn matches(&self, image: &ImageRecord, in_use: bool) -> bool {
         self.0.iter().all(|condition| match condition {
             Condition::Id(ids) => {
                 ids.iter().any(|id| image.id.as_str().starts_with(id.strip_prefix("sha256:").unwrap_or(id)))
@@ -174,9 +188,12 @@ impl ImageFilter {
                 patterns.iter().any(|pattern| image.names.iter().any(|name| refers_to(pattern, name)))
             }
             Condition::Labels(wanted) => {
-                let labels = labels(image).unwrap_or_default();
-                let labels = labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+                let labels = owned_labels(image);
                 wanted.iter().all(|label| label.matches(&labels))
+            }
+            Condition::NoLabels(unwanted) => {
+                let labels = owned_labels(image);
+                !unwanted.iter().any(|label| label.matches(&labels))
             }
             Condition::Dangling(wanted) => image.names.is_empty() == *wanted,
             Condition::InUse(wanted) => in_use == *wanted,
@@ -315,6 +332,11 @@ impl<'a> Config<'a> {
             stop_signal: text(config.map(|c| c.stop_signal())),
         }
     }
+}
+
+fn owned_labels(image: &ImageRecord) -> BTreeMap<String, String> {
+    let labels = labels(image).unwrap_or_default();
+    labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
 pub fn labels(image: &ImageRecord) -> Option<BTreeMap<&str, &str>> {
@@ -606,6 +628,31 @@ pub async fn tag(State(engine): State<Engine>, Path(name): Path<String>, query: 
     let new_name = tag_name(&query)?;
     engine.tag_image(&name, &new_name).await?;
     Ok(reply::empty(StatusCode::CREATED))
+}
+
+/// Takes one name away, or all if none is given.
+pub async fn untag(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Outcome {
+    let names = match (query.filled("repo"), query.filled("tag")) {
+        (None, None) => Vec::new(),
+        _ => vec![tag_name(&query)?],
+    };
+    engine.untag_image(&name, &names).await?;
+    Ok(reply::empty(StatusCode::CREATED))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PruneReport {
+    id: String,
+    size: u64,
+}
+
+pub async fn prune(State(engine): State<Engine>, query: Query) -> Outcome {
+    let filter = ImageFilter::of_prune(&query.filters()?, query.flag("all")?, &engine)?;
+    let pruned = engine.prune_images(move |image| filter.matches(image, false)).await?;
+    let report =
+        pruned.iter().map(|image| PruneReport { id: image.id.to_string(), size: image.reclaimed_bytes });
+    Ok(reply::json(&report.collect::<Vec<_>>()))
 }
 
 /// `repo` and `tag` of the query as one name.
