@@ -175,6 +175,18 @@ impl Engine {
         let container = container.clone();
         self.inner.detached(async move { inner.rename_container(&container, name).await }).await
     }
+    pub async fn container_stats(&self, container: &NameOrId) -> Result<container::stats::ContainerStats> {
+        let container = container.clone();
+        self.read_host(move |inner| inner.container_stats(&container)).await
+    }
+    pub async fn top_of_container(
+        &self,
+        container: &NameOrId,
+        columns: &container::top::Columns,
+    ) -> Result<container::top::ProcessTable> {
+        let (container, columns) = (container.clone(), columns.clone());
+        self.read_host(move |inner| inner.top_of_container(&container, &columns)).await
+    }
     pub async fn container_logs(
         &self,
         container: &NameOrId,
@@ -261,6 +273,14 @@ impl Engine {
         let inner = self.inner.clone();
         let pod = pod.clone();
         self.inner.detached(async move { inner.kill_pod(&pod, signal).await }).await
+    }
+    pub async fn top_of_pod(
+        &self,
+        pod: &NameOrId,
+        columns: &container::top::Columns,
+    ) -> Result<container::top::ProcessTable> {
+        let (pod, columns) = (pod.clone(), columns.clone());
+        self.read_host(move |inner| inner.top_of_pod(&pod, &columns)).await
     }
     pub async fn remove_pod(&self, pod: &NameOrId, options: RemoveOptions) -> Result<()> {
         let inner = self.inner.clone();
@@ -398,6 +418,17 @@ impl Engine {
     }
     pub fn notes(&self, area: &str) -> BTreeMap<String, Arc<[u8]>> {
         self.inner.notes.area(area)
+    }
+
+    /// Runs what reads many files of the host off the async threads.
+    async fn read_host<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || read(&inner)).await.unwrap_or_else(|source| {
+            Err(EngineError::internal(Subject::Engine, "a reading ended before its time", source))
+        })
     }
 
     /// Takes everything of this engine off the host: bridges, rules, cgroups. Refused while a container or a

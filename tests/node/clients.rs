@@ -417,3 +417,69 @@ fn a_container_is_renamed_everywhere_and_for_good() {
     assert!(!run(&node, "docker", &["inspect", "third"]).status.success());
     ok(&node, "docker", &["exec", "other", "nslookup", "fourth"]);
 }
+
+#[test]
+fn processes_are_listed_without_a_ps_in_the_image() {
+    let node = node();
+    let script = "sleep 1001 & exec sleep 1000";
+    ok(&node, "podman", &["run", "-d", "--name", "web", IMAGE, "sh", "-c", script]);
+    wait_until("both sleep", || {
+        let table = ok(&node, "podman", &["top", "web", "user", "pid", "ppid", "hpid", "args"]);
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let [titles, first, second] = rows.as_slice() else { return false };
+        assert_eq!(*titles, ["USER", "PID", "PPID", "HPID", "COMMAND"]);
+        assert_eq!((first[..3].to_vec(), first[3] == "1"), (vec!["root", "1", "0"], false), "{table}");
+        first[4..] == ["sleep", "1000"] && second[2] == "1" && second[4..] == ["sleep", "1001"]
+    });
+    let pid = ok(&node, "podman", &["inspect", "web", "--format", "{{.State.Pid}}"]);
+    let table = ok(&node, "docker", &["top", "web"]);
+    assert!(table.lines().next().unwrap().starts_with("UID"), "{table}");
+    // Docker shows the host's numbers.
+    let first = table.lines().find(|line| line.contains("sleep 1000")).unwrap();
+    assert_eq!(first.split_whitespace().nth(1), Some(pid.as_str()), "{table}");
+    let words = ok(&node, "docker", &["top", "web", "-o", "pid,comm"]);
+    assert!(words.lines().any(|line| line.split_whitespace().eq([pid.as_str(), "sleep"])), "{words}");
+    assert!(!run(&node, "docker", &["top", "web", "--forest"]).status.success());
+    ok(&node, "docker", &["stop", "-t", "0", "web"]);
+    let stopped = run(&node, "podman", &["top", "web"]);
+    assert!(text(&stopped.stderr).contains("running"), "{}", text(&stopped.stderr));
+
+    ok(&node, "podman", &["pod", "create", "--name", "p"]);
+    for name in ["a", "b"] {
+        ok(&node, "podman", &["run", "-d", "--pod", "p", "--name", name, IMAGE, "sleep", "1000"]);
+    }
+    assert_eq!(ok(&node, "podman", &["pod", "top", "p", "args"]), "COMMAND\nsleep 1000\nsleep 1000");
+}
+
+#[test]
+fn what_containers_use_is_shown() {
+    let node = node();
+    // Some memory, some work, some traffic.
+    let script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; ping -c 3 -i 0.1 -W 1 127.0.0.1 >/dev/null; \
+                  wget -q -T 1 -O - http://10.255.255.1 2>/dev/null; echo ready; sleep 1000";
+    ok(&node, "podman", &["run", "-d", "--name", "web", "--memory", "64m", IMAGE, "sh", "-c", script]);
+    wait_until("it has worked", || ok(&node, "podman", &["logs", "web"]).contains("ready"));
+    let format = "{{.Name}} {{.PIDs}} {{.MemUsage}}";
+    let line = ok(&node, "podman", &["stats", "--no-stream", "--format", format, "web"]);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!((words[0], words[1], words[4]), ("web", "1", "67.11MB"), "{line}");
+    let used: f64 = words[2].trim_end_matches("MB").parse().unwrap();
+    assert!((20.0..64.0).contains(&used), "{line}");
+    let line = ok(
+        &node,
+        "docker",
+        &["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}} {{.CPUPerc}}"],
+    );
+    assert!(line.starts_with("web 1 2") && line.contains("/ 64MiB") && line.ends_with('%'), "{line}");
+    ok(&node, "podman", &["pod", "create", "--name", "p"]);
+    ok(&node, "podman", &["run", "-d", "--pod", "p", "--name", "member", IMAGE, "sleep", "1000"]);
+    let format = "{{.Name}} {{.PIDS}}";
+    // This client prints a title, too.
+    let lines = ok(&node, "podman", &["pod", "stats", "--no-stream", "--format", format, "p"]);
+    assert_eq!(lines.lines().last(), Some("member 1"), "{lines}");
+    // Nothing of one that does not run.
+    ok(&node, "podman", &["stop", "-t", "0", "web"]);
+    let line = ok(&node, "docker", &["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "web"]);
+    assert_eq!(line, "web 0");
+    assert!(!run(&node, "podman", &["stats", "--no-stream", "nosuch"]).status.success());
+}

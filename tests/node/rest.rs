@@ -345,3 +345,60 @@ fn a_stream_ends_when_the_server_does() {
     events.read_to_string(&mut rest).unwrap();
     assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
 }
+
+#[test]
+fn readings_of_a_container_go_on_until_it_ends() {
+    let node = node();
+    let id = create(&node, json!({"name": "web", "command": ["sleep", "1000"]}));
+    assert_eq!(post(&node, &format!("{V}/containers/{id}/start")).status, 204);
+    let single = get(&node, "/containers/web/stats?stream=false");
+    let body = single.json();
+    assert_eq!(
+        (single.status, &body["name"], &body["pids_stats"]["current"]),
+        (200, &json!("/web"), &json!(1))
+    );
+    // Two readings, for rates.
+    let [now, before] =
+        ["cpu_stats", "precpu_stats"].map(|part| body[part]["system_cpu_usage"].as_u64().unwrap());
+    assert!(now > before && before > 0, "{body}");
+    assert!(body["networks"]["eth0"]["rx_bytes"].is_u64(), "{body}");
+    assert!(body["memory_stats"]["usage"].as_u64().unwrap() > 0, "{body}");
+    let once = get(&node, "/containers/web/stats?stream=false&one-shot=true").json();
+    assert_eq!(once["precpu_stats"]["cpu_usage"]["total_usage"], 0);
+
+    for (path, per_reading) in
+        [("/containers/web/stats", 1), (&format!("{V}/containers/web/top?stream=true&delay=1"), 1)]
+    {
+        let mut stream = UnixStream::connect(node.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").unwrap();
+        let mut received = Vec::new();
+        let mut buffer = [0; 4096];
+        while received.iter().filter(|byte| **byte == b'{').count() < 2
+            || count_lines(&received) < 2 * per_reading
+        {
+            let count = stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "{path} ended early: {}", String::from_utf8_lossy(&received));
+            received.extend_from_slice(&buffer[..count]);
+        }
+    }
+    assert_eq!(get(&node, &format!("{V}/containers/web/top?delay=0")).status, 400);
+    assert_eq!(get(&node, &format!("{V}/containers/nope/top")).status, 404);
+    assert_eq!(get(&node, &format!("{V}/containers/stats?stream=false&containers=nope")).status, 404);
+    assert_eq!(get(&node, &format!("{V}/pods/stats?namesOrIDs=nope")).status, 404);
+    assert_eq!(post(&node, &format!("{V}/containers/{id}/stop?timeout=0")).status, 204);
+    assert_eq!(get(&node, &format!("{V}/containers/web/top")).status, 409);
+    // The stream of one that does not run is one empty reading, and ends.
+    let stopped = get(&node, "/containers/web/stats").json();
+    assert_eq!(
+        (&stopped["name"], &stopped["cpu_stats"]["cpu_usage"]["total_usage"]),
+        (&json!("/web"), &json!(0))
+    );
+    let report = get(&node, &format!("{V}/containers/stats?stream=false&containers=web")).json();
+    assert_eq!((&report["Error"], &report["Stats"][0]["PIDs"]), (&Value::Null, &json!(0)));
+}
+
+/// Whole JSON lines received so far.
+fn count_lines(received: &[u8]) -> usize {
+    received.windows(2).filter(|two| two == b"}\n").count()
+}

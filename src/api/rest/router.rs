@@ -56,12 +56,15 @@ where
         .route("/libpod/containers/{name}/resize", post(libpod::containers::resize))
         .route("/libpod/containers/{name}/restart", post(libpod::containers::restart))
         .route("/libpod/containers/{name}/start", post(libpod::containers::start))
+        .route("/libpod/containers/{name}/stats", get(compat::stats::stats))
         .route("/libpod/containers/{name}/stop", post(libpod::containers::stop))
+        .route("/libpod/containers/{name}/top", get(libpod::top::container))
         .route("/libpod/containers/{name}/unpause", post(libpod::containers::unpause))
         .route("/libpod/containers/{name}/wait", watch(libpod::containers::wait))
         .route("/libpod/containers/create", post(libpod::create::create))
         .route("/libpod/containers/json", get(libpod::containers::list))
         .route("/libpod/containers/prune", post(libpod::containers::prune))
+        .route("/libpod/containers/stats", get(libpod::stats::containers))
         // Kube
         .route("/libpod/generate/kube", get(libpod::kube::generate))
         .route("/libpod/play/kube", post(libpod::kube::play).merge(delete(libpod::kube::down)))
@@ -106,10 +109,12 @@ where
         .route("/libpod/pods/{name}/restart", post(libpod::pods::restart))
         .route("/libpod/pods/{name}/start", post(libpod::pods::start))
         .route("/libpod/pods/{name}/stop", post(libpod::pods::stop))
+        .route("/libpod/pods/{name}/top", get(libpod::top::pod))
         .route("/libpod/pods/{name}/unpause", post(libpod::pods::unpause))
         .route("/libpod/pods/create", post(libpod::pods::create))
         .route("/libpod/pods/json", get(libpod::pods::list))
         .route("/libpod/pods/prune", post(libpod::pods::prune))
+        .route("/libpod/pods/stats", get(libpod::stats::pods))
         // Volumes
         .route("/libpod/volumes/{name}", delete(libpod::volumes::remove))
         .route("/libpod/volumes/{name}/json", get(libpod::volumes::inspect))
@@ -141,7 +146,9 @@ where
         .route("/containers/{name}/resize", post(libpod::containers::resize))
         .route("/containers/{name}/restart", post(libpod::containers::restart))
         .route("/containers/{name}/start", post(libpod::containers::start))
+        .route("/containers/{name}/stats", get(compat::stats::stats))
         .route("/containers/{name}/stop", post(libpod::containers::stop))
+        .route("/containers/{name}/top", get(libpod::top::container))
         .route("/containers/{name}/unpause", post(libpod::containers::unpause))
         .route("/containers/{name}/wait", watch(compat::containers::wait))
         .route("/containers/create", post(compat::create::create))
@@ -203,11 +210,8 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/libpod/containers/{name}/export", "Export a container"),
     (POST, "/libpod/containers/{name}/mount", "Mount a container"),
     (POST, "/libpod/containers/{name}/restore", "Restore a container"),
-    (GET, "/libpod/containers/{name}/stats", "Get stats for a container"),
-    (GET, "/libpod/containers/{name}/top", "List processes"),
     (POST, "/libpod/containers/{name}/unmount", "Unmount a container"),
     (GET, "/libpod/containers/showmounted", "Show mounted containers"),
-    (GET, "/libpod/containers/stats", "Get stats for one or more containers"),
     (GET, "/libpod/containers/{name}/archive", "Copy files from a container"),
     (PUT, "/libpod/containers/{name}/archive", "Copy files into a container"),
     (POST, "/libpod/containers/{name}/update", "Update a container"),
@@ -233,8 +237,6 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (POST, "/libpod/networks/{name}/disconnect", "Disconnect container from network"),
     (POST, "/libpod/networks/prune", "Prune networks"),
     (POST, "/libpod/networks/{name}/update", "Update a network"),
-    (GET, "/libpod/pods/{name}/top", "List processes"),
-    (GET, "/libpod/pods/stats", "Get stats for one or more pods"),
     (GET, "/libpod/volumes/{name}/export", "Export a volume"),
     (POST, "/libpod/volumes/{name}/import", "Import a volume"),
     (GET, "/libpod/system/df", "Show disk usage"),
@@ -252,8 +254,6 @@ const DOCKER_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/containers/{name}/archive", "Get files from a container"),
     (PUT, "/containers/{name}/archive", "Put files into a container"),
     (GET, "/containers/{name}/export", "Export a container"),
-    (GET, "/containers/{name}/stats", "Get stats for a container"),
-    (GET, "/containers/{name}/top", "List processes running inside a container"),
     (POST, "/containers/{name}/update", "Update a container"),
     (POST, "/build", "Create image"),
     (POST, "/images/{name}/push", "Push Image"),

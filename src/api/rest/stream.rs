@@ -3,6 +3,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
@@ -62,6 +64,28 @@ pub fn file(content_type: &'static str, pieces: BoxStream<Bytes>, closing: &Canc
     let mut reply = Response::new(Body::from_stream(pieces));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
+}
+
+/// 200 with a piece at once and one after each `period`, until there is none or the server ends. `next` makes
+/// a piece of what the one before left.
+pub fn every<T, F, Fut>(period: Duration, closing: &CancellationToken, state: T, next: F) -> Reply
+where
+    T: Send + 'static,
+    F: Fn(T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Option<(Bytes, T)>> + Send + 'static,
+{
+    let next = Arc::new(next);
+    let pieces = stream::unfold((state, false), move |(state, later)| {
+        let next = next.clone();
+        async move {
+            if later {
+                tokio::time::sleep(period).await;
+            }
+            let (piece, state) = next(state).await?;
+            Some((piece, (state, true)))
+        }
+    });
+    reply(super::reply::JSON, pieces, closing)
 }
 
 /// Where a long operation writes its JSON records.

@@ -354,7 +354,7 @@ impl Inner {
         }
     }
 
-    fn cgroup(&self, record: &ContainerRecord) -> PathBuf {
+    pub fn cgroup(&self, record: &ContainerRecord) -> PathBuf {
         let parent = Path::new("/").join(&self.config.cgroup_parent);
         match record.pod() {
             Some(pod) => parent.join(format!("pod{pod}")).join(record.id.as_str()),

@@ -4,6 +4,7 @@
 //! and blocking. It never decides anything about containers; that is the callers' part. Together with
 //! `runtime` it is the only place with `unsafe` code.
 
+pub mod in_root;
 pub mod mount;
 pub mod namespace;
 pub mod pause;

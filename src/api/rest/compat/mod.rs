@@ -5,5 +5,6 @@ pub mod create;
 pub mod images;
 pub mod inspect;
 pub mod networks;
+pub mod stats;
 pub mod system;
 pub mod volumes;

@@ -11,5 +11,7 @@ pub mod kube;
 pub mod logs;
 pub mod networks;
 pub mod pods;
+pub mod stats;
 pub mod system;
+pub mod top;
 pub mod volumes;

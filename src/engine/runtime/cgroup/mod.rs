@@ -5,6 +5,7 @@
 
 pub mod devices;
 mod limits;
+pub mod usage;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
