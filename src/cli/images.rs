@@ -1,4 +1,4 @@
-//! `images`, `pull`, `load`, `save`, `tag`, `rmi`.
+//! `images`, `pull`, `push`, `load`, `save`, `tag`, `rmi`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -56,6 +56,19 @@ pub struct Save {
     format: String,
     #[arg(required = true)]
     images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Push {
+    image: String,
+    /// Default: the image's name
+    destination: Option<String>,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+    /// false: also accept http or any certificate
+    #[arg(long, value_name = "BOOL")]
+    tls_verify: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +187,44 @@ impl Save {
                 let _ = std::fs::remove_file(&target);
             }
             return Err(error).with_context(failed);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct PushLine {
+    stream: Option<String>,
+    error: Option<String>,
+    manifestdigest: Option<String>,
+}
+
+impl Push {
+    pub async fn run(self, client: &Client) -> Result<ExitCode> {
+        let mut path = format!("/images/{}/push?quiet=false", quote(&self.image));
+        if let Some(destination) = &self.destination {
+            path.push_str(&format!("&destination={}", quote(destination)));
+        }
+        if let Some(verify) = self.tls_verify {
+            path.push_str(&format!("&tlsVerify={verify}"));
+        }
+        let response = client.send(Method::POST, &path, None).await?;
+        let mut lines = lines(response.into_body());
+        let mut digest = None;
+        while let Some(line) = lines.next_line().await.context("read the daemon's progress")? {
+            let line: PushLine =
+                serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
+            if let Some(error) = line.error {
+                bail!(error);
+            }
+            if let Some(text) = line.stream.filter(|_| !self.quiet) {
+                eprint!("{text}");
+            }
+            digest = digest.or(line.manifestdigest);
+        }
+        let digest = digest.context("the daemon ended before the push did")?;
+        if !self.quiet {
+            println!("{digest}");
         }
         Ok(ExitCode::SUCCESS)
     }

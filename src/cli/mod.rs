@@ -78,6 +78,8 @@ enum Command {
     Images(images::Images),
     /// Fetch an image from a registry
     Pull(images::Pull),
+    /// Send an image to a registry
+    Push(images::Push),
     /// Load images from an archive
     Load(images::Load),
     /// Write images to an archive
@@ -139,6 +141,7 @@ impl Command {
             Self::Inspect(command) => command.run(&client).await,
             Self::Images(command) => command.run(&client).await,
             Self::Pull(command) => command.run(&client).await,
+            Self::Push(command) => command.run(&client).await,
             Self::Load(command) => command.run(&client).await,
             Self::Save(command) => command.run(&client).await,
             Self::Tag(command) => command.run(&client).await,
@@ -162,6 +165,7 @@ impl Command {
             | Self::Inspect(_)
             | Self::Images(_)
             | Self::Pull(_)
+            | Self::Push(_)
             | Self::Load(_)
             | Self::Save(_)
             | Self::Tag(_)

@@ -331,6 +331,15 @@ impl Engine {
         let image = image.to_owned();
         self.inner.detached(async move { inner.remove_image(&image, force).await }).await
     }
+    /// Sends the image to a registry. Ends with the future.
+    pub async fn push_image(
+        &self,
+        image: &str,
+        options: image::PushOptions,
+        progress: Option<image::PushSink>,
+    ) -> Result<image::Pushed> {
+        self.inner.images.push(image, options, progress).await
+    }
     /// Takes `names`, or all, from the image; it stays, even without a name.
     pub async fn untag_image(&self, image: &str, names: &[String]) -> Result<()> {
         let inner = self.inner.clone();

@@ -314,6 +314,91 @@ fn images_lose_names_and_unused_ones_are_pruned() {
     assert!(node.ok(&["rmi", IMAGE]).contains(&format!("Deleted: {id}")));
 }
 
+/// Debian's registry on the loopback; ends with this.
+struct Registry {
+    process: Child,
+    host: String,
+}
+
+impl Registry {
+    fn start(node: &TestNode) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host = format!("127.0.0.1:{port}");
+        let (config, content) = (node.scratch("registry.yml"), node.scratch("registry"));
+        let text = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            content.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("run docker-registry (package docker-registry, see `make test`)");
+        let registry = Self { process, host };
+        wait_until("the registry listens", || std::net::TcpStream::connect(&registry.host).is_ok());
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn pushed_images_are_read_back_by_skopeo() {
+    let mut node = TestNode::new();
+    let registry = Registry::start(&node);
+    // docker's client can not say that a registry is insecure.
+    let conf = node.scratch("registries.conf");
+    std::fs::write(&conf, format!("[[registry]]\nlocation = \"{}\"\ninsecure = true\n", registry.host))
+        .unwrap();
+    node.set_env("CONTAINERS_REGISTRIES_CONF", conf.to_str().unwrap());
+    node.service();
+    node.load_busybox();
+    let id = ok(&node, "podman", &["inspect", "--type", "image", IMAGE, "--format", "{{.Id}}"]);
+    let name = |tag: &str| format!("{}/team/busybox:{tag}", registry.host);
+    let read_back = |tag: &str| {
+        let raw = format!("docker://{}", name(tag));
+        let manifest = tool(&node, "skopeo", &["inspect", "--raw", "--tls-verify=false", &raw]);
+        assert!(manifest.contains(&format!("sha256:{id}")), "{tag}: {manifest}");
+    };
+    ok(&node, "podman", &["push", "--tls-verify=false", IMAGE, &name("podman")]);
+    read_back("podman");
+    ok(&node, "docker", &["tag", IMAGE, &name("docker")]);
+    let told = ok(&node, "docker", &["push", &name("docker")]);
+    assert!(
+        told.contains("The push refers to repository") && told.contains("docker: digest: sha256:"),
+        "{told}"
+    );
+    read_back("docker");
+    let digest = node.ok(&["push", "--tls-verify", "false", IMAGE, &name("selkie")]);
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    read_back("selkie");
+
+    // Away and back.
+    ok(&node, "podman", &["rmi", "-f", &id]);
+    ok(&node, "docker", &["pull", &name("podman")]);
+    assert_eq!(
+        ok(&node, "podman", &["inspect", "--type", "image", &name("podman"), "--format", "{{.Id}}"]),
+        id
+    );
+
+    let closed = "127.0.0.1:1/busybox:1";
+    for (program, args) in [
+        ("podman", &["push", "--tls-verify=false", &name("podman"), closed][..]),
+        ("docker", &["push", "localhost/nope:1"]),
+    ] {
+        let output = run(&node, program, args);
+        assert!(!output.status.success() && !output.stderr.is_empty(), "{program}: {}", text(&output.stdout));
+    }
+}
+
 #[test]
 fn networks_and_pods_come_and_go() {
     let node = node();

@@ -83,6 +83,7 @@ where
         .route("/libpod/images/{name}/get", get(libpod::images::save))
         .route("/libpod/images/{name}/history", get(libpod::images::history))
         .route("/libpod/images/{name}/json", get(libpod::images::inspect))
+        .route("/libpod/images/{name}/push", watch(libpod::images::push))
         .route("/libpod/images/{name}/tag", post(libpod::images::tag))
         .route("/libpod/images/{name}/untag", post(libpod::images::untag))
         .route("/libpod/images/export", get(libpod::images::save_many))
@@ -164,6 +165,7 @@ where
         .route("/images/{name}/get", get(compat::images::save))
         .route("/images/{name}/history", get(libpod::images::history))
         .route("/images/{name}/json", get(compat::images::inspect))
+        .route("/images/{name}/push", watch(compat::images::push))
         .route("/images/{name}/tag", post(libpod::images::tag))
         .route("/images/create", watch(compat::images::create))
         .route("/images/get", get(compat::images::save_many))
@@ -218,7 +220,6 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/libpod/generate/{name}/systemd", "Generate Systemd Units"),
     (POST, "/libpod/kube/apply", "Apply Kubernetes YAML to a cluster"),
     (POST, "/libpod/build", "Create image"),
-    (POST, "/libpod/images/{name}/push", "Push Image"),
     (GET, "/libpod/images/{name}/tree", "Image tree"),
     (GET, "/libpod/images/{name}/changes", "Report changes of an image's file system"),
     (POST, "/libpod/images/import", "Import image"),
@@ -256,7 +257,6 @@ const DOCKER_NOT_OFFERED: &[NotOffered] = &[
     (GET, "/containers/{name}/export", "Export a container"),
     (POST, "/containers/{name}/update", "Update a container"),
     (POST, "/build", "Create image"),
-    (POST, "/images/{name}/push", "Push Image"),
     (GET, "/images/search", "Search images"),
     (POST, "/networks/{name}/connect", "Connect container to network"),
     (POST, "/networks/{name}/disconnect", "Disconnect container from network"),

@@ -22,7 +22,7 @@ fn node() -> Node {
     Node { images: open(root.path(), impatient()), root }
 }
 
-fn insecure() -> PullOptions {
+pub fn insecure() -> PullOptions {
     PullOptions { tls_verify: Some(false), ..PullOptions::default() }
 }
 
@@ -590,20 +590,37 @@ async fn node_a_full_disk_leaves_the_store_as_it_was() {
 }
 
 /// Debian's registry, filled by skopeo. Ends with the test.
-struct RealRegistry {
+pub struct RealRegistry {
     process: std::process::Child,
-    host: String,
+    pub host: String,
     directory: TempDir,
 }
 
 impl RealRegistry {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Lets in `user` with password `secret` alone.
+    pub async fn start_with_password() -> Self {
+        // bcrypt, the only hash it takes.
+        let passwords = "user:$2b$04$mpY0TnyZv8J59dfUeOAhO.nAWfue.XHjDmqhN.42tfyshtP8EPyZy\n";
+        Self::start_with(passwords).await
+    }
+
+    async fn start_with(passwords: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
         let config = directory.path().join("config.yml");
+        let htpasswd = directory.path().join("htpasswd");
+        fs::write(&htpasswd, passwords).unwrap();
+        let auth = match passwords {
+            "" => String::new(),
+            _ => format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", htpasswd.display()),
+        };
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n{auth}",
             directory.path().join("content").display()
         );
         fs::write(&config, text).unwrap();
@@ -619,7 +636,7 @@ impl RealRegistry {
         registry
     }
 
-    fn push(&self, image: &Image, name: &str, arguments: &[&str]) -> String {
+    pub fn push(&self, image: &Image, name: &str, arguments: &[&str]) -> String {
         let archive = self.directory.path().join("image.tar");
         image.docker_archive(&archive, &["web:1"]);
         let name = format!("{}/{name}", self.host);

@@ -1,23 +1,33 @@
-//! A client of one repository in one registry (OCI distribution specification, reading half).
+//! A client of one repository in one registry (OCI distribution specification): fetching, and sending what
+//! [`super::push`] has made.
 //!
 //! Logging in (challenges, tokens) is oci-client's. Fetching is ours: oci-client reads manifests of any size into
 //! memory and hashes blobs a second time, and a registry here may lie, stall or never stop talking. So every body
 //! is bounded, every silence is timed, every digest is computed, and failures that may pass are tried again.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_distribution::errors::OciDistributionError;
 use oci_distribution::secrets::RegistryAuth;
 use oci_distribution::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use reqwest::header::{
+    ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RANGE, RETRY_AFTER,
+};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::digest::Digest;
 use super::manifest::{
@@ -71,6 +81,8 @@ pub enum RegistryError {
     Digest { registry: String, step: String, expected: Digest, found: Digest },
     #[error("registry {registry}: {step}: it sent another range than asked for")]
     Range { registry: String, step: String },
+    #[error("registry {registry}: {step}: it does not say where to send it")]
+    NoLocation { registry: String, step: String },
     #[error("certificate {}", path.display())]
     Certificate {
         path: PathBuf,
@@ -101,6 +113,7 @@ impl RegistryError {
             | Self::Length { .. }
             | Self::Digest { .. }
             | Self::Range { .. }
+            | Self::NoLocation { .. }
             | Self::Certificate { .. }
             | Self::Client { .. } => false,
         }
@@ -118,6 +131,7 @@ pub struct Registry {
     stall_timeout: Duration,
     attempts: u32,
     retry_delay: Duration,
+    operation: RegistryOperation,
     state: Mutex<State>,
     /// One login at a time: layers are fetched in parallel and would all begin with one.
     login: tokio::sync::Mutex<()>,
@@ -135,6 +149,72 @@ struct State {
 enum Authorization {
     Bearer(String),
     Basic,
+}
+
+/// One request.
+struct Ask<'a> {
+    method: Method,
+    /// Below the repository, or a whole URL that the registry gave.
+    target: Target<'a>,
+    headers: Vec<(HeaderName, &'a str)>,
+    payload: &'a Payload,
+}
+
+enum Target<'a> {
+    Path(&'a str),
+    Url(&'a Url),
+}
+
+/// What a request carries; sent again if the registry first wants a login.
+pub enum Payload {
+    Empty,
+    Bytes(Bytes),
+    File { file: Arc<File>, size_bytes: u64 },
+}
+
+/// Told how many bytes of a payload are on their way.
+pub type Sent<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// How often what was sent is told, and looked at.
+const SENT_PERIOD: Duration = Duration::from_millis(100);
+const PAYLOAD_PIECE_BYTES: usize = 128 << 10;
+
+impl Payload {
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { size_bytes, .. } => *size_bytes,
+        }
+    }
+
+    fn body(&self, sent: &Arc<AtomicU64>) -> reqwest::Body {
+        match self {
+            Self::Empty => reqwest::Body::from(Bytes::new()),
+            Self::Bytes(bytes) => bytes.clone().into(),
+            Self::File { file, size_bytes } => {
+                let (sender, receiver) = mpsc::channel(4);
+                let (file, size_bytes, sent) = (Arc::clone(file), *size_bytes, Arc::clone(sent));
+                tokio::task::spawn_blocking(move || {
+                    let mut offset = 0;
+                    while offset < size_bytes {
+                        let mut piece = vec![0; PAYLOAD_PIECE_BYTES.min((size_bytes - offset) as usize)];
+                        let read = file.read_exact_at(&mut piece, offset);
+                        offset += piece.len() as u64;
+                        let is_end = read.is_err();
+                        // Whoever asked for it may have given up.
+                        if sender.blocking_send(read.map(|()| Frame::data(Bytes::from(piece)))).is_err()
+                            || is_end
+                        {
+                            return;
+                        }
+                        sent.store(offset, Ordering::Relaxed);
+                    }
+                });
+                reqwest::Body::wrap(StreamBody::new(ReceiverStream::new(receiver)))
+            }
+        }
+    }
 }
 
 /// A blob's bytes from `offset` on.
@@ -180,13 +260,128 @@ impl Registry {
             stall_timeout: settings.stall_timeout,
             attempts: settings.attempts.max(1),
             retry_delay: settings.retry_delay,
+            operation: RegistryOperation::Pull,
             state: Mutex::new(State { scheme: "https", authorization: None, logins: 0 }),
             login: tokio::sync::Mutex::new(()),
         })
     }
 
+    /// Logs in for writing too.
+    pub fn for_push(mut self) -> Self {
+        self.operation = RegistryOperation::Push;
+        self
+    }
+
     pub fn host(&self) -> &str {
         &self.endpoint.host
+    }
+
+    pub fn repository(&self) -> &str {
+        &self.endpoint.repository
+    }
+
+    /// Whether the repository has the blob.
+    pub async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
+        let (step, path) = (format!("look for {digest}"), format!("blobs/{digest}"));
+        let ask = Ask {
+            method: Method::HEAD,
+            target: Target::Path(&path),
+            headers: Vec::new(),
+            payload: &Payload::Empty,
+        };
+        match self.send_again(&ask, &step).await {
+            Ok(_) => Ok(true),
+            Err(RegistryError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the blob over from another repository of the registry, if the registry does such things.
+    pub async fn mount_blob(&self, digest: &Digest, from: &str) -> Result<bool, RegistryError> {
+        let step = format!("mount {digest}");
+        let path = format!("blobs/uploads/?mount={digest}&from={from}");
+        let ask = Ask {
+            method: Method::POST,
+            target: Target::Path(&path),
+            headers: Vec::new(),
+            payload: &Payload::Empty,
+        };
+        match self.send(&ask, &step, &|_| {}).await {
+            // 202 is an upload begun instead; it dies of neglect.
+            Ok(response) => Ok(response.status() == StatusCode::CREATED),
+            // It may not read there, or does not know the place.
+            Err(error) if !error.is_transient() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a blob in one piece.
+    pub async fn put_blob(
+        &self,
+        digest: &Digest,
+        payload: &Payload,
+        sent: Sent<'_>,
+    ) -> Result<(), RegistryError> {
+        let mut failures = 0;
+        loop {
+            match self.try_put_blob(digest, payload, sent).await {
+                Err(error) => self.before_another_try(&mut failures, error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_put_blob(
+        &self,
+        digest: &Digest,
+        payload: &Payload,
+        sent: Sent<'_>,
+    ) -> Result<(), RegistryError> {
+        let step = format!("send {digest}");
+        let begin = Ask {
+            method: Method::POST,
+            target: Target::Path("blobs/uploads/"),
+            headers: Vec::new(),
+            payload: &Payload::Empty,
+        };
+        let response = self.send(&begin, &step, &|_| {}).await?;
+        let location = header(response.headers(), LOCATION.as_str());
+        let mut url = location.and_then(|location| response.url().join(location).ok()).ok_or_else(|| {
+            RegistryError::NoLocation { registry: self.host().to_owned(), step: step.clone() }
+        })?;
+        url.query_pairs_mut().append_pair("digest", digest.as_str());
+        let put = Ask {
+            method: Method::PUT,
+            target: Target::Url(&url),
+            headers: vec![(CONTENT_TYPE, "application/octet-stream")],
+            payload,
+        };
+        self.send(&put, &step, sent).await.map(|_| ())
+    }
+
+    /// Sends a manifest; the registry must have all it names.
+    pub async fn put_manifest(
+        &self,
+        tag: &str,
+        media_type: &str,
+        manifest: &[u8],
+    ) -> Result<(), RegistryError> {
+        let (step, path) = (format!("send manifest {tag}"), format!("manifests/{tag}"));
+        let ask = Ask {
+            method: Method::PUT,
+            target: Target::Path(&path),
+            headers: vec![(CONTENT_TYPE, media_type)],
+            payload: &Payload::Bytes(Bytes::copy_from_slice(manifest)),
+        };
+        let response = self.send_again(&ask, &step).await?;
+        let promised = header(response.headers(), "docker-content-digest").and_then(|d| d.parse().ok());
+        let expected = Digest::of(manifest);
+        match promised {
+            Some(found) if found != expected => {
+                Err(RegistryError::Digest { registry: self.host().to_owned(), step, expected, found })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// A manifest or index by tag or digest, exactly as sent, with the digest it really has.
@@ -311,7 +506,7 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// One request, with a login if the registry wants one. The answer is a success.
+    /// A GET below the repository. The answer is a success.
     async fn request(
         &self,
         path: &str,
@@ -319,34 +514,67 @@ impl Registry {
         range: Option<&str>,
         step: &str,
     ) -> Result<Response, RegistryError> {
+        let mut headers = vec![(ACCEPT, accept)];
+        headers.extend(range.map(|range| (RANGE, range)));
+        let ask = Ask { method: Method::GET, target: Target::Path(path), headers, payload: &Payload::Empty };
+        self.send(&ask, step, &|_| {}).await
+    }
+
+    /// As [`Registry::send`], tried again if the failure may pass.
+    async fn send_again(&self, ask: &Ask<'_>, step: &str) -> Result<Response, RegistryError> {
+        let mut failures = 0;
+        loop {
+            match self.send(ask, step, &|_| {}).await {
+                Err(error) => self.before_another_try(&mut failures, error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// One request, with a login if the registry wants one. The answer is a success.
+    async fn send(&self, ask: &Ask<'_>, step: &str, sent: Sent<'_>) -> Result<Response, RegistryError> {
         let mut logged_in = false;
         loop {
             let state = self.state();
-            let url = format!("{}://{}/v2/{}/{path}", state.scheme, self.host(), self.endpoint.repository);
-            let mut request = self.http.get(url).header(ACCEPT, accept);
-            if let Some(range) = range {
-                request = request.header(RANGE, range);
+            let url = match ask.target {
+                Target::Path(path) => {
+                    format!("{}://{}/v2/{}/{path}", state.scheme, self.host(), self.endpoint.repository)
+                }
+                Target::Url(url) => url.to_string(),
+            };
+            let is_registrys = url.starts_with(&format!("{}://{}/", state.scheme, self.host()));
+            let on_its_way = Arc::new(AtomicU64::new(0));
+            let mut request = self.http.request(ask.method.clone(), url);
+            for (name, value) in &ask.headers {
+                request = request.header(name, *value);
+            }
+            if ask.method == Method::PUT || ask.method == Method::POST {
+                request = request
+                    .header(CONTENT_LENGTH, ask.payload.size_bytes())
+                    .body(ask.payload.body(&on_its_way));
             }
             request = match (&state.authorization, &self.credentials) {
+                // A place that the registry names, elsewhere, gets no secret of the registry's.
+                _ if !is_registrys => request,
                 (Some(Authorization::Bearer(token)), _) => request.bearer_auth(token),
                 (Some(Authorization::Basic), Some(Credentials { username, password })) => {
                     request.basic_auth(username, Some(password))
                 }
                 (Some(Authorization::Basic), None) | (None, _) => request,
             };
-            let response = match timeout(self.stall_timeout.max(self.connect_timeout), request.send()).await {
-                Err(_) => return Err(self.stalled(step)),
+            let response = match self.while_it_moves(request.send(), &on_its_way, sent).await {
+                None => return Err(self.stalled(step)),
                 // Whoever says a registry is insecure does not say whether it speaks TLS.
-                Ok(Err(error)) if error.is_connect() && self.insecure && state.scheme == "https" => {
+                Some(Err(error)) if error.is_connect() && self.insecure && state.scheme == "https" => {
                     self.set(|state| state.scheme = "http");
                     continue;
                 }
-                Ok(Err(source)) if error_is_unreachable(&source) => {
+                Some(Err(source)) if error_is_unreachable(&source) => {
                     let (registry, step) = (self.host().to_owned(), step.to_owned());
                     return Err(RegistryError::Unreachable { registry, step, source: source.without_url() });
                 }
-                Ok(Err(source)) => return Err(self.broken(step, source)),
-                Ok(Ok(response)) => response,
+                Some(Err(source)) => return Err(self.broken(step, source)),
+                Some(Ok(response)) => response,
             };
             match response.status() {
                 status if status.is_success() => return Ok(response),
@@ -355,6 +583,32 @@ impl Registry {
                     logged_in = true;
                 }
                 status => return Err(self.refusal(status, response, step).await),
+            }
+        }
+    }
+
+    /// Waits for an answer as long as bytes go out; `None` if nothing has moved for too long.
+    async fn while_it_moves<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        on_its_way: &AtomicU64,
+        sent: Sent<'_>,
+    ) -> Option<T> {
+        let patience = self.stall_timeout.max(self.connect_timeout);
+        tokio::pin!(answer);
+        let (mut told, mut moved_at) = (0, tokio::time::Instant::now());
+        loop {
+            match timeout(SENT_PERIOD.min(patience), &mut answer).await {
+                Ok(answer) => return Some(answer),
+                Err(_) => {
+                    let now = on_its_way.load(Ordering::Relaxed);
+                    if now != told {
+                        (told, moved_at) = (now, tokio::time::Instant::now());
+                        sent(now);
+                    } else if moved_at.elapsed() >= patience {
+                        return None;
+                    }
+                }
             }
         }
     }
@@ -415,7 +669,7 @@ impl Registry {
             self.endpoint.repository.clone(),
             "latest".to_owned(),
         );
-        let login = client.auth(&reference, &auth, RegistryOperation::Pull);
+        let login = client.auth(&reference, &auth, self.operation);
         let authorization = match timeout(self.stall_timeout * 2, login).await {
             Err(_) => return Err(self.stalled(&format!("{step}: log in"))),
             Ok(Err(OciDistributionError::AuthenticationFailure(reason))) => {

@@ -263,3 +263,6 @@ mod saves;
 
 #[path = "prune_tests.rs"]
 mod prunes;
+
+#[path = "push_tests.rs"]
+mod pushes;

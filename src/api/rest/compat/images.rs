@@ -19,7 +19,10 @@ use crate::api::rest::libpod::images::{
 use crate::api::rest::stream::{Records, records};
 use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::{Outcome, filter, registry_auth, reply, time};
-use crate::engine::image::{ArchiveFormat, ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress};
+use crate::engine::image::{
+    ArchiveFormat, ImageRecord, ProgressSink, PullOptions, PullPolicy, PullProgress, PushProgress, PushSink,
+    Pushed,
+};
 use crate::engine::{Engine, RemovedImage};
 
 /// How often the progress of one layer is told.
@@ -260,12 +263,7 @@ pub fn pull_reply(context: &Context, reference: String, options: PullOptions) ->
             }
             Err(error) => {
                 tracing::warn!(image.reference = reference, error = error.chain(), "pull failed");
-                let message = error.chain();
-                records.send(&ProgressLine {
-                    error_detail: Some(ErrorDetail { message: message.clone() }),
-                    error: Some(message),
-                    ..Default::default()
-                });
+                records.send(&failure(error.chain()));
             }
         }
     }))
@@ -316,6 +314,87 @@ fn progress_lines(records: Records) -> ProgressSink {
             }
             PullProgress::LayerUnpacked { digest } => records.send(&layer("Pull complete", &digest)),
             PullProgress::Done { .. } => {}
+        }
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PushedLine {
+    progress_detail: Empty,
+    aux: PushedAux,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct PushedAux {
+    tag: String,
+    digest: String,
+    size: u64,
+}
+
+pub async fn push(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+) -> Outcome {
+    let reference = pull_reference(&name, query.filled("tag"));
+    let options = libpod::push_options(&reference, &query, &headers)?;
+    let engine = context.engine.clone();
+    // Before the stream, so that it is a 404.
+    engine.image(&reference)?;
+    Ok(records(&context.closing, move |records| async move {
+        match engine.push_image(&reference, options, Some(push_lines(records.clone()))).await {
+            Ok(pushed) => {
+                let Pushed { tag, digest, size_bytes } = pushed;
+                records.send(&status(format!("{tag}: digest: {digest} size: {size_bytes}")));
+                let aux = PushedAux { tag, digest, size: size_bytes };
+                records.send(&PushedLine { progress_detail: Empty {}, aux });
+            }
+            Err(error) => {
+                tracing::warn!(image.reference = reference, error = error.chain(), "push failed");
+                records.send(&failure(error.chain()));
+            }
+        }
+    }))
+}
+
+fn failure(message: String) -> ProgressLine {
+    ProgressLine {
+        error_detail: Some(ErrorDetail { message: message.clone() }),
+        error: Some(message),
+        ..Default::default()
+    }
+}
+
+fn push_lines(records: Records) -> PushSink {
+    Arc::new(move |progress| {
+        let layer = |text: &str, layer: &str| ProgressLine {
+            id: Some(short_digest(layer).to_owned()),
+            progress_detail: Some(ProgressDetail::default()),
+            ..status(text.to_owned())
+        };
+        match progress {
+            PushProgress::Begun { destination, layers } => {
+                records.send(&status(format!("The push refers to repository [{destination}]")));
+                for digest in &layers {
+                    records.send(&layer("Preparing", digest));
+                }
+            }
+            PushProgress::LayerPresent { layer: digest } => {
+                records.send(&layer("Layer already exists", &digest));
+            }
+            PushProgress::LayerSending { layer: digest, current_bytes, total_bytes } => {
+                let detail = ProgressDetail { current: Some(current_bytes), total: Some(total_bytes) };
+                records.send(&ProgressLine {
+                    progress_detail: Some(detail),
+                    progress: Some(format!("{current_bytes}B/{total_bytes}B")),
+                    ..layer("Pushing", &digest)
+                });
+            }
+            PushProgress::LayerSent { layer: digest } => records.send(&layer("Pushed", &digest)),
+            PushProgress::WritingManifest => {}
         }
     })
 }

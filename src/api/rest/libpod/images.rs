@@ -18,12 +18,16 @@ use crate::api::rest::Context;
 use crate::api::rest::extract::{Filters, Path, Query};
 use crate::api::rest::filter::{self, LabelFilter, unknown};
 use crate::api::rest::stream::{self, Records, records};
+use crate::api::rest::version::{ApiVersion, is_before};
 use crate::api::rest::{Outcome, registry_auth, reply, time};
 use crate::engine::Engine;
 use crate::engine::container::ContainerFilter;
 use crate::engine::error::{EngineError, ErrorKind, Subject};
 use crate::engine::id::ContainerId;
-use crate::engine::image::{ArchiveFormat, ImageRecord, PullOptions, PullPolicy, PullProgress};
+use crate::engine::image::{
+    ArchiveFormat, ImageRecord, ManifestFormat, PullOptions, PullPolicy, PullProgress, PushOptions,
+    PushProgress, PushSink,
+};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -530,6 +534,81 @@ fn pull_options(query: &Query, headers: &HeaderMap) -> Result<PullOptions, ApiEr
         credentials: registry_auth::credentials(headers, reference)?,
         tls_verify: query.optional_flag("tlsVerify")?,
         platform,
+    })
+}
+
+#[derive(Default, Serialize)]
+struct PushReport {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(rename = "manifestdigest", skip_serializing_if = "Option::is_none")]
+    manifest_digest: Option<String>,
+}
+
+pub async fn push(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    version: Option<ApiVersion>,
+    query: Query,
+    headers: HeaderMap,
+) -> Outcome {
+    let options = push_options(&name, &query, &headers)?;
+    let engine = context.engine.clone();
+    if query.optional_flag("quiet")?.unwrap_or(true) {
+        engine.push_image(&name, options, None).await?;
+        return Ok(reply::empty(StatusCode::OK));
+    }
+    // Older clients take a line they do not know for a failure.
+    let tell_digest = !is_before(version, 4, 6);
+    Ok(records(&context.closing, move |records| async move {
+        match engine.push_image(&name, options, Some(push_lines(records.clone()))).await {
+            Ok(pushed) if tell_digest => {
+                records.send(&PushReport { manifest_digest: Some(pushed.digest), ..Default::default() });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(image.reference = name, error = error.chain(), "push failed");
+                records.send(&PushReport { error: Some(error.chain()), ..Default::default() });
+            }
+        }
+    }))
+}
+
+fn push_lines(records: Records) -> PushSink {
+    Arc::new(move |progress| {
+        let line = match progress {
+            PushProgress::Begun { .. } => "Getting image source signatures\n".to_owned(),
+            PushProgress::LayerPresent { layer } => {
+                format!("Copying blob {} skipped: already exists\n", short_digest(&layer))
+            }
+            PushProgress::LayerSent { layer } => format!("Copying blob {} done\n", short_digest(&layer)),
+            PushProgress::WritingManifest => "Writing manifest to image destination\n".to_owned(),
+            PushProgress::LayerSending { .. } => return,
+        };
+        records.send(&PushReport { stream: Some(line), ..Default::default() });
+    })
+}
+
+/// Destination, format and credentials of a push, as both kinds of client send them. `name`: what is pushed.
+pub fn push_options(name: &str, query: &Query, headers: &HeaderMap) -> Result<PushOptions, ApiError> {
+    let destination = query.filled("destination");
+    let destination = destination.map(|name| name.strip_prefix("docker://").unwrap_or(name));
+    let format = match query.filled("format") {
+        None => None,
+        Some("oci") => Some(ManifestFormat::Oci),
+        Some("v2s2" | "docker") => Some(ManifestFormat::Docker),
+        Some(other) => return Err(ApiError::not_supported(format!("pushing manifests of format {other:?}"))),
+    };
+    if let Some(compression) = query.filled("compressionFormat").filter(|format| *format != "gzip") {
+        return Err(ApiError::not_supported(format!("compressing layers with {compression:?}")));
+    }
+    Ok(PushOptions {
+        destination: destination.map(str::to_owned),
+        credentials: registry_auth::credentials(headers, destination.unwrap_or(name))?,
+        tls_verify: query.optional_flag("tlsVerify")?,
+        format,
     })
 }
 
