@@ -175,6 +175,43 @@ impl Engine {
         let container = container.clone();
         self.inner.detached(async move { inner.rename_container(&container, name).await }).await
     }
+    /// What is at a path inside, whether the container runs or not.
+    pub async fn stat_path(&self, container: &NameOrId, path: &Path) -> Result<container::archive::PathStat> {
+        let inner = self.inner.clone();
+        let (container, path) = (container.clone(), path.to_owned());
+        self.inner.detached(async move { inner.stat_path(&container, &path).await }).await
+    }
+    /// A tar stream of what is at a path inside.
+    pub async fn read_archive(
+        &self,
+        container: &NameOrId,
+        path: &Path,
+        renames: BTreeMap<String, String>,
+    ) -> Result<(container::archive::PathStat, BoxStream<bytes::Bytes>)> {
+        let inner = self.inner.clone();
+        let (container, path) = (container.clone(), path.to_owned());
+        self.inner.detached(async move { inner.read_archive(&container, &path, renames).await }).await
+    }
+    /// Unpacks a tar file into a directory inside.
+    pub async fn write_archive(
+        &self,
+        container: &NameOrId,
+        path: &Path,
+        archive: std::fs::File,
+        options: container::archive::PutOptions,
+    ) -> Result<()> {
+        let inner = self.inner.clone();
+        let (container, path) = (container.clone(), path.to_owned());
+        self.inner
+            .detached(async move { inner.write_archive(&container, &path, archive, options).await })
+            .await
+    }
+    /// A tar stream of the whole root file system, without what is mounted in it.
+    pub async fn export_container(&self, container: &NameOrId) -> Result<BoxStream<bytes::Bytes>> {
+        let inner = self.inner.clone();
+        let container = container.clone();
+        self.inner.detached(async move { inner.export_container(&container).await }).await
+    }
     pub async fn container_stats(&self, container: &NameOrId) -> Result<container::stats::ContainerStats> {
         let container = container.clone();
         self.read_host(move |inner| inner.container_stats(&container)).await

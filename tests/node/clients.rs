@@ -536,6 +536,103 @@ fn processes_are_listed_without_a_ps_in_the_image() {
     assert_eq!(ok(&node, "podman", &["pod", "top", "p", "args"]), "COMMAND\nsleep 1000\nsleep 1000");
 }
 
+/// A file's words inside, through `exec`.
+fn inside(node: &TestNode, command: &str) -> String {
+    ok(node, "podman", &["exec", "web", "sh", "-c", command])
+}
+
+#[test]
+fn files_are_copied_in_and_out_whether_it_runs_or_not() {
+    let node = node();
+    let (source, back) = (node.scratch("source"), node.scratch("back"));
+    std::fs::create_dir_all(source.join("deep/er")).unwrap();
+    std::fs::write(source.join("deep/er/file"), "content").unwrap();
+    std::fs::write(source.join("tool"), "x").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
+    std::fs::set_permissions(source.join("tool"), mode).unwrap();
+    std::os::unix::fs::symlink("tool", source.join("link")).unwrap();
+    let (from, to) = (source.to_str().unwrap(), back.to_str().unwrap());
+    ok(&node, "podman", &["run", "-d", "--name", "web", "-v", "data:/data", IMAGE, "sleep", "1000"]);
+    for program in ["podman", "docker"] {
+        for running in [true, false] {
+            let _ = std::fs::remove_dir_all(&back);
+            let target = format!("web:/{program}-{running}");
+            if running {
+                ok(&node, program, &["start", "web"]);
+            } else {
+                ok(&node, program, &["stop", "-t", "0", "web"]);
+            }
+            ok(&node, program, &["cp", from, &target]);
+            ok(&node, program, &["cp", &target, to]);
+            let context = format!("{program}, running: {running}");
+            assert_eq!(std::fs::read_to_string(back.join("deep/er/file")).unwrap(), "content", "{context}");
+            assert_eq!(std::fs::read_link(back.join("link")).unwrap().to_str(), Some("tool"), "{context}");
+            let single = format!("{target}/deep/er/file");
+            ok(&node, program, &["cp", &single, &format!("{to}/single")]);
+            assert_eq!(std::fs::read_to_string(back.join("single")).unwrap(), "content", "{context}");
+            let missing = run(&node, program, &["cp", "web:/no/such", to]);
+            assert!(!missing.status.success(), "{context}");
+        }
+        ok(&node, program, &["start", "web"]);
+        // What was put there while it did not run is there when it does.
+        for running in [true, false] {
+            assert_eq!(inside(&node, &format!("stat -c '%a %U' /{program}-{running}/tool")), "4755 root");
+        }
+    }
+    // A volume is what is seen there.
+    ok(&node, "docker", &["cp", &format!("{from}/tool"), "web:/data/new"]);
+    assert_eq!(inside(&node, "cat /data/new"), "x");
+    assert!(node.root().join("volumes/data/_data/new").exists());
+    let archive = node.scratch("export.tar");
+    for program in ["podman", "docker"] {
+        ok(&node, program, &["export", "-o", archive.to_str().unwrap(), "web"]);
+        let listed = Command::new("tar").arg("-tf").arg(&archive).output().unwrap();
+        let listed = text(&listed.stdout);
+        assert!(listed.lines().any(|line| line.ends_with("podman-true/deep/er/file")), "{listed}");
+        assert!(!listed.contains("data/new") && !listed.contains("proc/1"), "{listed}");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(node.root().to_str().unwrap()), "{mounts}");
+}
+
+/// CVE-2018-15664, CVE-2019-14271 and their like: links of the container lead a copy nowhere else.
+#[test]
+fn a_copy_never_leaves_the_container() {
+    let node = node();
+    let outside = node.scratch("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), "host").unwrap();
+    let outside_path = outside.to_str().unwrap();
+    let script = format!(
+        "mkdir -p {outside_path}; echo own >{outside_path}/secret; ln -s {outside_path} /absolute; \
+         ln -s ../../../../../../..{outside_path} /up; ln -s /proc/1/root/tmp /magic; sleep 1000"
+    );
+    ok(&node, "podman", &["run", "-d", "--name", "web", "--pid", "host", IMAGE, "sh", "-c", &script]);
+    wait_until("it has laid its traps", || {
+        run(&node, "podman", &["exec", "web", "test", "-L", "/magic"]).status.success()
+    });
+    let own = node.scratch("own");
+    std::fs::write(&own, "mine").unwrap();
+    for running in [true, false] {
+        if !running {
+            ok(&node, "podman", &["stop", "-t", "0", "web"]);
+        }
+        for trap in ["absolute", "up"] {
+            let to = node.scratch("copied");
+            let _ = std::fs::remove_file(&to);
+            ok(&node, "docker", &["cp", &format!("web:/{trap}/secret"), to.to_str().unwrap()]);
+            assert_eq!(std::fs::read_to_string(&to).unwrap(), "own\n", "{trap}, running: {running}");
+            ok(&node, "docker", &["cp", own.to_str().unwrap(), &format!("web:/{trap}/planted")]);
+        }
+        // `/proc` is only there while it runs.
+        if running {
+            let magic = run(&node, "docker", &["cp", own.to_str().unwrap(), "web:/magic/planted"]);
+            assert!(!magic.status.success());
+        }
+    }
+    assert!(!outside.join("planted").exists() && !std::path::Path::new("/tmp/planted").exists());
+}
+
 #[test]
 fn what_containers_use_is_shown() {
     let node = node();

@@ -45,8 +45,11 @@ where
         .route("/libpod/_ping", get(libpod::system::ping))
         // Containers
         .route("/libpod/containers/{name}", delete(libpod::containers::remove))
+        // The reference document says POST, and every client says PUT.
+        .route("/libpod/containers/{name}/archive", archive().merge(post(libpod::archive::write)))
         .route("/libpod/containers/{name}/attach", watch(libpod::attach::attach))
         .route("/libpod/containers/{name}/exists", get(libpod::containers::exists))
+        .route("/libpod/containers/{name}/export", get(libpod::archive::export))
         .route("/libpod/containers/{name}/init", post(libpod::containers::init))
         .route("/libpod/containers/{name}/json", get(libpod::inspect::inspect))
         .route("/libpod/containers/{name}/kill", post(libpod::containers::kill))
@@ -138,7 +141,9 @@ where
         .route("/_ping", get(libpod::system::ping))
         // Containers
         .route("/containers/{name}", delete(compat::containers::remove))
+        .route("/containers/{name}/archive", archive())
         .route("/containers/{name}/attach", watch(libpod::attach::attach))
+        .route("/containers/{name}/export", get(libpod::archive::export))
         .route("/containers/{name}/json", get(compat::inspect::inspect))
         .route("/containers/{name}/kill", post(libpod::containers::kill))
         .route("/containers/{name}/logs", get(libpod::logs::logs))
@@ -206,16 +211,12 @@ type NotOffered = (MethodFilter, &'static str, &'static str);
 const PODMAN_NOT_OFFERED: &[NotOffered] = &[
     (POST, "/libpod/commit", "Commit"),
     (GET, "/libpod/containers/{name}/healthcheck", "Run a container's healthcheck"),
-    (POST, "/libpod/containers/{name}/archive", "Copy files into a container"),
     (GET, "/libpod/containers/{name}/changes", "Report changes of a container's file system"),
     (POST, "/libpod/containers/{name}/checkpoint", "Checkpoint a container"),
-    (GET, "/libpod/containers/{name}/export", "Export a container"),
     (POST, "/libpod/containers/{name}/mount", "Mount a container"),
     (POST, "/libpod/containers/{name}/restore", "Restore a container"),
     (POST, "/libpod/containers/{name}/unmount", "Unmount a container"),
     (GET, "/libpod/containers/showmounted", "Show mounted containers"),
-    (GET, "/libpod/containers/{name}/archive", "Copy files from a container"),
-    (PUT, "/libpod/containers/{name}/archive", "Copy files into a container"),
     (POST, "/libpod/containers/{name}/update", "Update a container"),
     (GET, "/libpod/generate/{name}/systemd", "Generate Systemd Units"),
     (POST, "/libpod/kube/apply", "Apply Kubernetes YAML to a cluster"),
@@ -252,9 +253,6 @@ const PODMAN_NOT_OFFERED: &[NotOffered] = &[
 
 const DOCKER_NOT_OFFERED: &[NotOffered] = &[
     (POST, "/commit", "New Image"),
-    (GET, "/containers/{name}/archive", "Get files from a container"),
-    (PUT, "/containers/{name}/archive", "Put files into a container"),
-    (GET, "/containers/{name}/export", "Export a container"),
     (POST, "/containers/{name}/update", "Update a container"),
     (POST, "/build", "Create image"),
     (GET, "/images/search", "Search images"),
@@ -268,6 +266,16 @@ const DOCKER_NOT_OFFERED: &[NotOffered] = &[
 async fn not_offered(operation: &'static str) -> Outcome {
     let message = format!("operation {operation:?} is not supported by selkie yet");
     Err(ApiError::with_status(StatusCode::NOT_IMPLEMENTED, message))
+}
+
+/// A HEAD of its own: reading a whole archive to answer it would be a waste.
+fn archive<S>() -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Context: FromRef<S>,
+{
+    let write = routing::put(libpod::archive::write).route_layer(from_fn(carry_through));
+    get(libpod::archive::read).head(libpod::archive::stat).merge(write)
 }
 
 /// Changes something, so it is carried through even if the client leaves.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::id::{ContainerId, ContainerName, ImageId, PodId, VolumeName};
 use crate::engine::network::NetworkStatus;
 
+pub mod archive;
 pub mod attach;
 pub mod capability;
 pub mod command;

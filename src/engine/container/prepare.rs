@@ -295,7 +295,7 @@ impl Inner {
         }
     }
 
-    fn rootfs(&self, record: &ContainerRecord) -> Result<Rootfs> {
+    pub fn rootfs(&self, record: &ContainerRecord) -> Result<Rootfs> {
         let dir = self.config.container_dir(&record.id);
         match (&record.spec.rootfs, &record.image_id) {
             (Some(directory), _) => Ok(Rootfs::Directory(directory.clone())),
@@ -319,7 +319,7 @@ impl Inner {
         MergedTree::open(&layers).map_err(failed(record, "open the layers of its root file system"))
     }
 
-    fn user(&self, record: &ContainerRecord, image: Option<&ImageConfig>) -> Result<ResolvedUser> {
+    pub fn user(&self, record: &ContainerRecord, image: Option<&ImageConfig>) -> Result<ResolvedUser> {
         let of_image = || image.and_then(|image| image.user().clone()).unwrap_or_default();
         let wanted = record.spec.user.clone().unwrap_or_else(of_image);
         let tree = self.tree(record)?;
@@ -693,7 +693,7 @@ fn dns_aliases(record: &ContainerRecord) -> Vec<String> {
     aliases
 }
 
-fn make_directories(run_dir: &Path, container_dir: &Path) -> io::Result<()> {
+pub(in crate::engine) fn make_directories(run_dir: &Path, container_dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     // Strangers' files are in there: nobody but root looks in.
     let make = |path: PathBuf, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(path);

@@ -28,7 +28,7 @@ pub(in crate::engine) struct View {
 pub(in crate::engine) struct Entry {
     view: watch::Sender<View>,
     /// Held through an effect and the record of its result; never while waiting for the container.
-    pub effects: tokio::sync::Mutex<()>,
+    pub effects: Arc<tokio::sync::Mutex<()>>,
     /// How often in a row it ended soon after its start.
     quick_exits: AtomicU32,
 }
@@ -38,7 +38,7 @@ impl Entry {
         let last_exit_code = record.state.exit_status().map(|status| status.code);
         Self {
             view: watch::Sender::new(View { record, ended_runs: 0, last_exit_code, removed: false }),
-            effects: tokio::sync::Mutex::new(()),
+            effects: Arc::default(),
             quick_exits: AtomicU32::new(0),
         }
     }

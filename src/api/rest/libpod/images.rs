@@ -640,12 +640,12 @@ pub async fn load_body(engine: &Engine, body: Body) -> Result<Vec<Arc<ImageRecor
 }
 
 /// A sent file, gone when this is dropped.
-struct Upload {
-    path: PathBuf,
+pub struct Upload {
+    pub path: PathBuf,
 }
 
 impl Upload {
-    async fn receive(directory: PathBuf, mut body: Body) -> Result<Self, ApiError> {
+    pub async fn receive(directory: PathBuf, mut body: Body) -> Result<Self, ApiError> {
         let failed = |error: std::io::Error| {
             ApiError::Engine(EngineError::internal(Subject::Engine, "store the sent archive", error))
         };

@@ -1,5 +1,6 @@
 //! podman's own dialect.
 
+pub mod archive;
 pub mod attach;
 pub mod containers;
 pub mod create;
