@@ -269,7 +269,7 @@ impl Process {
                 "NSpid" => self.namespace_pids = numbers().filter_map(|pid| pid.try_into().ok()).collect(),
                 "NSpgid" => {
                     self.namespace_pgid =
-                        numbers().last().and_then(|pid| pid.try_into().ok()).unwrap_or_default();
+                        numbers().next_back().and_then(|pid| pid.try_into().ok()).unwrap_or_default();
                 }
                 "CapInh" => self.capabilities[0] = mask(),
                 "CapPrm" => self.capabilities[1] = mask(),
