@@ -502,8 +502,7 @@ fn make_device(
 fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
     let step = || "prepare what hides paths".to_owned();
     let base = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-    let data = ["mode=755".to_owned(), "size=4k".to_owned()];
-    let cover = new_mount("tmpfs", Some(OsStr::new("tmpfs")), &data, base)?;
+    let cover = empty_tmpfs(base)?;
     mkdirat(&cover, "empty", Mode::from_bits_truncate(0o755)).step(step)?;
     mknodat(&cover, "null", SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).step(step)?;
     fchmodat(&cover, "null", Mode::from_bits_truncate(0o666), nix::sys::stat::FchmodatFlags::FollowSymlink)
@@ -513,11 +512,37 @@ fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
     for path in paths {
         let step = || format!("hide {path}");
         let Some(target) = open_existing(root, path).step(step)? else { continue };
-        let name = if inside::is_directory(target.as_fd()).step(step)? { c"empty" } else { c"null" };
-        let copy = syscall::clone_mount(cover.as_fd(), name, false).step(step)?;
+        let is_directory = inside::is_directory(target.as_fd()).step(step)?;
+        let name = if is_directory { c"empty" } else { c"null" };
+        let copy = match syscall::clone_mount(cover.as_fd(), name, false) {
+            // Before Linux 6.15 what is attached nowhere can not be copied.
+            Err(Errno::EINVAL) => cover_of_its_own(is_directory)?,
+            copy => copy.step(step)?,
+        };
         syscall::attach_mount(copy.as_fd(), target.as_fd()).step(step)?;
     }
     Ok(())
+}
+
+fn empty_tmpfs(attributes: u64) -> Result<OwnedFd> {
+    new_mount("tmpfs", Some(OsStr::new("tmpfs")), &["mode=755".to_owned(), "size=4k".to_owned()], attributes)
+}
+
+/// A read-only mount that hides one path: a tmpfs, or the host's null device, whose mode nobody can change through it.
+fn cover_of_its_own(is_directory: bool) -> Result<OwnedFd> {
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY;
+    if is_directory {
+        return empty_tmpfs(attributes);
+    }
+    let step = || "mount the host's null device".to_owned();
+    let null =
+        open_host(Path::new("/dev/null"), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).step(step)?;
+    if !is_null_device(null.as_fd()) {
+        return Err(HostError::new(step(), Errno::ENODEV));
+    }
+    let copy = syscall::clone_mount(null.as_fd(), c"", false).step(step)?;
+    syscall::mount_setattr(copy.as_fd(), attributes, 0, 0, false).step(step)?;
+    Ok(copy)
 }
 
 fn open_existing(root: BorrowedFd<'_>, path: &str) -> nix::Result<Option<OwnedFd>> {
@@ -556,7 +581,26 @@ pub fn host_procfs() -> Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn node_what_hides_a_path_on_older_kernels_is_empty_and_read_only() {
+        let dir = cover_of_its_own(true).unwrap();
+        let make = |name: &str| mkdirat(&dir, name, Mode::from_bits_truncate(0o755));
+        assert_eq!(make("x"), Err(Errno::EROFS));
+        let null = cover_of_its_own(false).unwrap();
+        assert!(is_null_device(null.as_fd()));
+        let path = format!("/proc/self/fd/{}", null.as_raw_fd());
+        std::fs::write(&path, "gone").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o666);
+        assert_eq!(
+            std::fs::set_permissions(&path, mode).unwrap_err().kind(),
+            std::io::ErrorKind::ReadOnlyFilesystem
+        );
+    }
 
     #[test]
     fn overlay_options_name_the_lowest_layer_last() {
