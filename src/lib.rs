@@ -66,6 +66,9 @@ pub struct DaemonOptions {
 /// How long a daemon waits for another one on the same root to end.
 const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(15);
 
+/// How long systemd may take to say whether it stops everything.
+const SYSTEMD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The other one may not listen yet.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -87,8 +90,32 @@ pub async fn run_daemon(options: DaemonOptions) -> anyhow::Result<()> {
     }
     api::serve_listeners(engine.clone(), door, listeners, options.idle_timeout, terminated()).await;
     reconciler.shutdown().await;
-    engine.close().await;
+    match machine_goes_down().await {
+        true => {
+            tracing::info!("the machine goes down: stopping every container");
+            engine.close_and_end_containers().await;
+        }
+        false => engine.close().await,
+    }
     Ok(())
+}
+
+/// Whether systemd stops us because it stops everything. It would wait in vain for most containers to end,
+/// whose first process ignores the SIGTERM it sends to all.
+async fn machine_goes_down() -> bool {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return false;
+    }
+    let asked =
+        tokio::process::Command::new("systemctl").arg("is-system-running").kill_on_drop(true).output();
+    match tokio::time::timeout(SYSTEMD_PATIENCE, asked).await {
+        Ok(Ok(output)) => output.stdout.trim_ascii() == b"stopping",
+        Ok(Err(error)) => {
+            tracing::warn!("ask systemd whether the machine goes down: {error}");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// Opens the engine; a service started on demand that has it open is asked to make room.

@@ -14,7 +14,7 @@ use super::id::{ContainerId, ImageId, NameOrId, NetworkName};
 use super::image::{ImageRecord, ProgressSink, PrunedImage, PullOptions};
 use super::inner::Inner;
 use super::network::{NetworkCreate, NetworkRecord};
-use super::{RemovedImage, container::spec::NetworkMode};
+use super::{Machine, RemovedImage, container::spec::NetworkMode};
 
 /// How long closing waits for effects that are under way.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -147,12 +147,16 @@ impl Inner {
         records.iter().filter(|record| joins(&record.spec.network)).map(|record| record.id.clone()).collect()
     }
 
-    /// Ends what only this process drives; containers run on.
-    pub async fn close(&self) {
+    /// Ends what only this process drives; containers run on, or end unless the machine goes on.
+    pub async fn close(&self, machine: Machine) {
         self.closing.cancel();
         self.tasks.close();
         if tokio::time::timeout(CLOSE_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::warn!("closing while operations are under way; the next start finishes them");
+        }
+        match machine {
+            Machine::GoesOn => {}
+            Machine::GoesDown => self.end_processes().await,
         }
         self.networks.close().await;
     }

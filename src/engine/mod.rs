@@ -506,8 +506,21 @@ impl Engine {
 
     /// Stops what only this process drives (DNS, timers); containers run on.
     pub async fn close(&self) {
-        self.inner.close().await
+        self.inner.close(Machine::GoesOn).await
     }
+
+    /// As `close`, and ends the containers' processes, each with its stop signal and stop timeout. That is
+    /// not recorded: what ran comes back with the next boot.
+    pub async fn close_and_end_containers(&self) {
+        self.inner.close(Machine::GoesDown).await
+    }
+}
+
+/// Why an engine is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    GoesOn,
+    GoesDown,
 }
 
 /// What `remove_image` removed.

@@ -279,6 +279,30 @@ fn containers_outlive_the_daemon_and_come_back_after_a_reboot() {
 }
 
 #[test]
+fn when_the_machine_goes_down_containers_end_gracefully_and_come_back() {
+    let mut node = node();
+    // What systemd says to a service that it stops because of a shutdown.
+    let systemctl = node.scratch("systemctl");
+    std::fs::create_dir_all(&systemctl).unwrap();
+    let program = systemctl.join("systemctl");
+    std::fs::write(&program, "#!/bin/sh\necho stopping\nexit 1\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    node.set_env("PATH", &format!("{}:{path}", systemctl.display()));
+    node.set_env("NOTIFY_SOCKET", systemctl.join("notify").to_str().unwrap());
+    node.write_manifest("web.yaml", &pod(&node, "web", ""));
+    node.up();
+    wait_ready(&node, &["web"]);
+    node.stop_daemon();
+    assert_eq!((starts(&node, "web"), starts(&node, "web.end")), (1, 1), "it was asked to end");
+    assert_eq!(node.processes().len(), 0, "nothing runs on");
+    node.reboot();
+    node.up();
+    wait_ready(&node, &["web"]);
+    assert_eq!((starts(&node, "web"), starts(&node, "web.end")), (2, 1), "it came back by itself");
+}
+
+#[test]
 fn what_runs_is_held_over_a_reboot_although_its_manifest_is_broken_now() {
     let mut node = node();
     node.write_manifest("web.yaml", &pod(&node, "web", ""));

@@ -344,7 +344,7 @@ impl Inner {
     }
 
     /// A signal whose failure only means that the wait that follows takes longer.
-    async fn signal(&self, record: &ContainerRecord, signal: i32) {
+    pub(super) async fn signal(&self, record: &ContainerRecord, signal: i32) {
         if let Err(error) = self.monitors.kill(&self.config.container_run_dir(&record.id), signal).await {
             tracing::debug!(container.id = %record.id, signal, %error, "signal a container that is to stop");
         }

@@ -24,6 +24,7 @@ pub mod mounts;
 pub mod oci_spec;
 pub(in crate::engine) mod prepare;
 mod rename;
+mod shutdown;
 pub mod spec;
 pub mod state;
 pub mod stats;
