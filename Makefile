@@ -19,7 +19,7 @@ BUILD_PACKAGES := gcc libc6-dev
 
 .PHONY: build run stop test check bench install uninstall clean
 
-## build: release binaries; the monitor static and at a fixed address, so that it costs tens of KiB
+## build: release binaries; the monitor static and at a fixed address: least memory for what runs once per container
 build: target/.build-packages
 	cargo build --release --locked --bin selkie
 	cargo rustc --release --locked --bin selkie-monitor -- -C target-feature=+crt-static -C relocation-model=static
