@@ -211,19 +211,15 @@ fn mount_for_a_while(pins: &Path, lower: &[PathBuf], upper: &Path, work: &Path) 
     let (upper, work) = (open_directory(upper)?, open_directory(work)?);
     let name = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     let lower: Vec<String> = layers.iter().map(name).collect();
-    let options = match lower.is_empty() {
+    if lower.is_empty() {
         // Overlayfs wants a lower layer; an image may have none.
-        true => return upper_alone(&upper),
-        false => format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), name(&upper), name(&work)),
-    };
+        return Ok(upper);
+    }
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), name(&upper), name(&work));
     mount(Some("overlay"), &point, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
     let root = open_directory(&point);
     umount2(&point, MntFlags::MNT_DETACH)?;
     Ok(root?)
-}
-
-fn upper_alone(upper: &File) -> io::Result<File> {
-    upper.try_clone()
 }
 
 /// Follows the links at the end of `path`, by the words in them; those before are the kernel's business.

@@ -96,20 +96,14 @@ impl Target<'_> {
                 Ok(fchmod(&file, metadata.mode)?).and_then(|()| touch(&parent, &name, &metadata))
             }
             EntryType::Symlink => {
-                let link = entry
-                    .link_name()
-                    .map_err(malformed)?
-                    .ok_or_else(|| malformed(io::ErrorKind::Other.into()))?;
+                let link = link_of(entry)?;
                 self.clear(&parent, &name)?;
-                symlinkat(link.as_ref(), &parent, name.as_os_str())?;
+                symlinkat(&link, &parent, name.as_os_str())?;
                 dress(&parent, &name, &metadata)?;
                 touch(&parent, &name, &metadata)
             }
             EntryType::Link => {
-                let link = entry
-                    .link_name()
-                    .map_err(malformed)?
-                    .ok_or_else(|| malformed(io::ErrorKind::Other.into()))?;
+                let link = link_of(entry)?;
                 let link = self.renamed(&inside(&link)?);
                 let first = link.file_name().ok_or(Errno::EINVAL)?.to_owned();
                 let from = self.make_directories(link.parent().unwrap_or(Path::new("")))?;
@@ -248,6 +242,11 @@ impl Target<'_> {
         }
         path.to_owned()
     }
+}
+
+fn link_of<R: Read>(entry: &Entry<'_, R>) -> io::Result<PathBuf> {
+    let link = entry.link_name().map_err(malformed)?.map(|link| link.into_owned());
+    link.ok_or_else(|| malformed(io::Error::other("a link in the archive leads nowhere")))
 }
 
 /// A name of an archive as a path below the target.
